@@ -1,0 +1,16 @@
+//! The placement engine: plain types in, a placement or a refusal out.
+//!
+//! It knows neither Kubernetes nor a clock, does no I/O and draws no random numbers: the same calls in the same
+//! order give the same answer. Ties break by node name, then by GPU name.
+//!
+//! A [`Cluster`] holds what there is and what is taken. What is taken is held *by key* (pod and claim UIDs), so that a
+//! write in flight and the same write seen again by a watch are one holding. [`Cluster::plan`] answers for one pod at a
+//! time, node and GPUs together, and changes nothing; the caller holds what it decides to write.
+
+mod cluster;
+mod demand;
+mod placement;
+
+pub use cluster::{Cluster, Gpu, GpuState, Node, Room, Share};
+pub use demand::{Demand, MemoryAsk, NodeExclusion, Policy, Request, Shapes};
+pub use placement::{GpuReason, NodeReason, PlacedShare, Placement, Refusal, Score};

@@ -1,0 +1,190 @@
+//! ShareConfig: the opaque configuration a claim or DeviceClass may carry for this driver.
+//!
+//! It decides *where* a share goes; how much it gets is said in the request's capacities. Unknown fields and values
+//! are refused with the field's path, because a misspelt policy that silently did nothing would be worse.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::names::API_VERSION;
+
+/// How candidates (nodes, or GPUs of a node) are ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+pub enum Policy {
+    /// Fullest first, the request included.
+    Binpack,
+    /// Emptiest first, the request included.
+    Spread,
+}
+
+impl Policy {
+    /// Every policy, in the order of the documentation.
+    pub const ALL: [Policy; 2] = [Policy::Binpack, Policy::Spread];
+
+    /// The name users write.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Policy::Binpack => "Binpack",
+            Policy::Spread => "Spread",
+        }
+    }
+}
+
+impl std::fmt::Display for Policy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for Policy {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        Policy::ALL
+            .into_iter()
+            .find(|p| p.name() == s)
+            .ok_or_else(|| format!("unknown policy {s:?}: use Binpack or Spread"))
+    }
+}
+
+/// Placement of a share. Unset fields are taken from the class, then from the controller's flags.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Placement {
+    /// Order of nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<Policy>,
+    /// Order of GPUs inside the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<Policy>,
+}
+
+/// What a share may be told beside its amounts. Every field is optional.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ShareConfig {
+    /// Where the share goes.
+    pub placement: Placement,
+}
+
+/// Why opaque parameters are not a ShareConfig. The caller adds the object they came from.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ShareConfigError {
+    /// `apiVersion` or `kind` is not ours.
+    #[error("parameters.{field}: {value:?} is not known, use {want:?}")]
+    Type {
+        /// `apiVersion` or `kind`.
+        field: &'static str,
+        /// What was found; empty when absent.
+        value: String,
+        /// What it has to be.
+        want: &'static str,
+    },
+    /// A field is unknown or has a value it cannot have; the message names both and what is allowed.
+    #[error("parameters.{path}: {message}")]
+    Field {
+        /// Dotted path inside the parameters.
+        path: String,
+        /// What is wrong and what is allowed.
+        message: String,
+    },
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Wire {
+    #[serde(default)]
+    api_version: String,
+    #[serde(default)]
+    kind: String,
+    #[serde(default)]
+    placement: Placement,
+}
+
+impl ShareConfig {
+    /// `kind` of the parameters.
+    pub const KIND: &'static str = "ShareConfig";
+
+    /// Decodes opaque parameters, strictly. Errors: [`ShareConfigError`] with the path inside the parameters.
+    pub fn decode(parameters: &Value) -> Result<Self, ShareConfigError> {
+        let text = |field: &str| match parameters.get(field) {
+            Some(Value::String(s)) => s.clone(),
+            Some(other) => other.to_string(),
+            None => String::new(),
+        };
+        for (field, want) in [("apiVersion", API_VERSION), ("kind", Self::KIND)] {
+            let value = text(field);
+            if value != want {
+                return Err(ShareConfigError::Type { field, value, want });
+            }
+        }
+        let wire: Wire = serde_path_to_error::deserialize(parameters).map_err(|e| {
+            ShareConfigError::Field { path: e.path().to_string(), message: e.inner().to_string() }
+        })?;
+        debug_assert!(wire.api_version == API_VERSION && wire.kind == Self::KIND);
+        Ok(Self { placement: wire.placement })
+    }
+
+    /// This configuration with `later` laid over it, field by field.
+    pub fn overlaid(self, later: Self) -> Self {
+        Self {
+            placement: Placement {
+                node: later.placement.node.or(self.placement.node),
+                gpu: later.placement.gpu.or(self.placement.gpu),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn decode(body: Value) -> Result<ShareConfig, String> {
+        ShareConfig::decode(&body).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn placement_is_read() {
+        let c = decode(
+            json!({"apiVersion": API_VERSION, "kind": "ShareConfig", "placement": {"node": "Spread"}}),
+        );
+        assert_eq!(c.unwrap().placement, Placement { node: Some(Policy::Spread), gpu: None });
+    }
+
+    #[test]
+    fn an_unknown_field_is_refused_with_its_path() {
+        let e =
+            decode(json!({"apiVersion": API_VERSION, "kind": "ShareConfig", "placement": {"nod": "Spread"}}));
+        assert_eq!(e.unwrap_err(), "parameters.placement.nod: unknown field `nod`, expected `node` or `gpu`");
+    }
+
+    #[test]
+    fn an_unknown_policy_is_refused_with_the_known_ones() {
+        let e =
+            decode(json!({"apiVersion": API_VERSION, "kind": "ShareConfig", "placement": {"gpu": "Pack"}}));
+        assert_eq!(
+            e.unwrap_err(),
+            "parameters.placement.gpu: unknown variant `Pack`, expected `Binpack` or `Spread`"
+        );
+    }
+
+    #[test]
+    fn a_foreign_kind_is_refused() {
+        let e = decode(json!({"apiVersion": "resource.nvidia.com/v1beta1", "kind": "GpuConfig"}));
+        assert_eq!(
+            e.unwrap_err(),
+            "parameters.apiVersion: \"resource.nvidia.com/v1beta1\" is not known, use \"vgpu-dra.io/v1alpha1\""
+        );
+    }
+
+    #[test]
+    fn the_later_configuration_wins_field_by_field() {
+        let place = |node, gpu| ShareConfig { placement: Placement { node, gpu } };
+        let class = place(Some(Policy::Binpack), Some(Policy::Binpack));
+        let claim = place(None, Some(Policy::Spread));
+        assert_eq!(class.overlaid(claim), place(Some(Policy::Binpack), Some(Policy::Spread)));
+    }
+}

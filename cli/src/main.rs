@@ -1,0 +1,3 @@
+//! kubectl-vgpu: questions about shares, placement and GPUs.
+
+fn main() {}

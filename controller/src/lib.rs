@@ -1,0 +1,1 @@
+//! Publishes ResourceSlices and allocates ResourceClaims by policy.

@@ -1,0 +1,1 @@
+//! A real local Kubernetes cluster and the tests that run on it.

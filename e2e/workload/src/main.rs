@@ -1,0 +1,3 @@
+//! Small programs that run inside test pods.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! GPUs made of one mapped file: memory, time and topology shared by the processes of a node.

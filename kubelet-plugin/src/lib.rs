@@ -1,0 +1,1 @@
+//! The node's DRA plugin: discovery, Prepare and Unprepare, CDI, checkpoint.

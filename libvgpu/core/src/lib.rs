@@ -1,0 +1,1 @@
+//! The limiter's logic without CUDA: share files, ledger, slots, compute bucket.

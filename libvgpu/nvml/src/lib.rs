@@ -1,0 +1,1 @@
+//! The limiter's libnvidia-ml.so.1.
