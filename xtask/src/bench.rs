@@ -1,0 +1,82 @@
+//! `cargo xtask bench`: speed and memory, as ratios to a baseline of the same run.
+//!
+//! A bench is a program under `benches/` of the crate it measures, built with optimisation. It prints one JSON object
+//! `{"<metric>": {"value", "unit", "baseline", "goal", "ok"}}` as its last line; `baseline` and `goal` may be null.
+//! A missed goal is a result, not an error: the exit status says whether everything could be measured.
+
+use std::path::PathBuf;
+use std::process::{ExitCode, Stdio};
+
+use anyhow::{Context, bail, ensure};
+use serde_json::{Map, Value};
+
+use crate::cargo;
+
+/// Every bench: name, package, what it measures.
+const BENCHES: [(&str, &str, &str); 2] = [
+    ("allocator", "vgpu-allocator", "time of one placement decision, memory per GPU"),
+    ("limiter", "vgpu-cuda-shim", "cost of a hooked CUDA call over the same call without the limiter"),
+];
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Which bench; none runs all.
+    name: Option<String>,
+    /// Write the results there.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let chosen: Vec<_> = BENCHES.iter().filter(|b| args.name.as_deref().is_none_or(|n| n == b.0)).collect();
+    if chosen.is_empty() {
+        let names: Vec<_> = BENCHES.iter().map(|b| format!("{} ({})", b.0, b.2)).collect();
+        bail!("no bench is called {:?}; there are {}", args.name.as_deref().unwrap_or_default(), names.join(", "));
+    }
+    let mut all = Map::new();
+    for (name, package, what) in chosen {
+        println!("=== {name}: {what}");
+        let metrics = measure(name, package)?;
+        print_table(&metrics);
+        all.extend(metrics);
+    }
+    if let Some(file) = &args.json {
+        let text = serde_json::to_string_pretty(&all)? + "\n";
+        std::fs::write(file, text).with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    let missed = all.values().filter(|m| m["ok"] == Value::Bool(false)).count();
+    if missed > 0 {
+        println!("{missed} of {} goals missed", all.len());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn measure(name: &str, package: &str) -> anyhow::Result<Map<String, Value>> {
+    let out = cargo::command()
+        .args(["bench", "--package", package, "--bench", name])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot start cargo")?;
+    ensure!(out.status.success(), "the bench {name} ended with {}", out.status);
+    let text = String::from_utf8(out.stdout).with_context(|| format!("the bench {name} printed no text"))?;
+    let last = text.lines().rfind(|l| l.starts_with('{')).with_context(|| format!("the bench {name} printed no result"))?;
+    match serde_json::from_str(last) {
+        Ok(Value::Object(metrics)) => Ok(metrics),
+        _ => bail!("the bench {name} ended with {last:?}, which is no result"),
+    }
+}
+
+fn print_table(metrics: &Map<String, Value>) {
+    let number = |v: &Value| v.as_f64().map_or_else(|| "-".to_owned(), |n| format!("{n:.3}"));
+    println!("{:<40} {:>14} {:>14} {:>14}  {:<8} ok", "metric", "value", "baseline", "goal", "unit");
+    for (name, m) in metrics {
+        let ok = m["ok"].as_bool().map_or("-", |ok| if ok { "yes" } else { "NO" });
+        let unit = m["unit"].as_str().unwrap_or_default();
+        println!(
+            "{name:<40} {:>14} {:>14} {:>14}  {unit:<8} {ok}",
+            number(&m["value"]),
+            number(&m["baseline"]),
+            number(&m["goal"])
+        );
+    }
+}

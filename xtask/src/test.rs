@@ -1,0 +1,64 @@
+//! `cargo xtask test`: checks, unit, scenario and cluster tests, cheapest first, counted at the end.
+
+use std::process::ExitCode;
+
+use crate::cargo;
+use crate::programs::GoBuild;
+use crate::report::Report;
+use crate::suite::Kind;
+
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Run the suites whose name contains one of these words (`vgpu-allocator`, `controller::`, `e2e::demo`, `checks`);
+    /// none runs everything.
+    suites: Vec<String>,
+    /// Soak sizes: more rounds, more operations.
+    #[arg(long)]
+    long: bool,
+    /// List the suites and run nothing.
+    #[arg(long)]
+    list: bool,
+}
+
+impl Args {
+    fn wants(&self, suite: &str) -> bool {
+        self.suites.is_empty() || self.suites.iter().any(|word| suite.contains(word.as_str()))
+    }
+}
+
+pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let mut report = Report::new();
+    // Ten minutes on a machine that has none of them: they start first and run beside everything that needs no cluster.
+    let wants_cluster = args.suites.is_empty() || args.suites.iter().any(|s| s.contains("e2e"));
+    let programs = (wants_cluster && !args.list).then(GoBuild::start);
+
+    if args.wants("checks") && !args.list {
+        report.check("rustfmt", cargo::run(&["fmt", "--all", "--check"]));
+        report.check("clippy", cargo::run(&["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]));
+    }
+    // Shared objects and programs that tests load and start are no test targets of their own.
+    cargo::run(&["build", "--workspace"])?;
+    let mut binaries = cargo::test_binaries()?;
+    binaries.sort_by_key(|b| b.kind());
+    if args.list {
+        binaries.iter().for_each(|b| println!("{:<15} {}", b.kind().name(), b.suite()));
+        return Ok(ExitCode::SUCCESS);
+    }
+
+    let mut programs = programs;
+    let mut ran = 0;
+    for binary in binaries.iter().filter(|b| args.wants(&b.suite())) {
+        if binary.kind() == Kind::Cluster
+            && let Some(build) = programs.take()
+        {
+            report.check("go programs", build.finish());
+        }
+        println!("\n=== {}: {}", binary.kind().name(), binary.suite());
+        report.add(binary.kind(), &binary.suite(), binary.run(args.long)?);
+        ran += 1;
+    }
+    if ran == 0 && !args.wants("checks") {
+        anyhow::bail!("no suite is called like {:?}; `cargo xtask test --list` shows them", args.suites);
+    }
+    Ok(if report.close() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
