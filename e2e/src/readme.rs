@@ -134,8 +134,11 @@ mod tests {
     #[test]
     fn an_output_block_belongs_to_the_script_before_it() {
         let readme = "# x\n## Run\n```sh\nkubectl get pods\n```\ntext\n```output\nNAME\n```\n";
-        let want =
-            Step { section: "Run".into(), script: "kubectl get pods\n".into(), output: Some("NAME\n".into()) };
+        let want = Step {
+            section: "Run".into(),
+            script: "kubectl get pods\n".into(),
+            output: Some("NAME\n".into()),
+        };
         assert_eq!(steps(readme), Ok(vec![want]));
     }
 

@@ -31,7 +31,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let chosen: Vec<_> = BENCHES.iter().filter(|b| args.name.as_deref().is_none_or(|n| n == b.0)).collect();
     if chosen.is_empty() {
         let names: Vec<_> = BENCHES.iter().map(|b| format!("{} ({})", b.0, b.2)).collect();
-        bail!("no bench is called {:?}; there are {}", args.name.as_deref().unwrap_or_default(), names.join(", "));
+        bail!(
+            "no bench is called {:?}; there are {}",
+            args.name.as_deref().unwrap_or_default(),
+            names.join(", ")
+        );
     }
     let mut all = Map::new();
     for (name, package, what) in chosen {
@@ -59,7 +63,10 @@ fn measure(name: &str, package: &str) -> anyhow::Result<Map<String, Value>> {
         .context("cannot start cargo")?;
     ensure!(out.status.success(), "the bench {name} ended with {}", out.status);
     let text = String::from_utf8(out.stdout).with_context(|| format!("the bench {name} printed no text"))?;
-    let last = text.lines().rfind(|l| l.starts_with('{')).with_context(|| format!("the bench {name} printed no result"))?;
+    let last = text
+        .lines()
+        .rfind(|l| l.starts_with('{'))
+        .with_context(|| format!("the bench {name} printed no result"))?;
     match serde_json::from_str(last) {
         Ok(Value::Object(metrics)) => Ok(metrics),
         _ => bail!("the bench {name} ended with {last:?}, which is no result"),

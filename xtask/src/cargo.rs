@@ -21,14 +21,18 @@ pub(crate) fn command() -> Command {
 /// Runs cargo with its own output; an error names the arguments.
 pub(crate) fn run(args: &[&str]) -> anyhow::Result<()> {
     eprintln!("  cargo {}", args.join(" "));
-    let status = command().args(args).stdout(Stdio::from(std::io::stderr())).status().context("cannot start cargo")?;
+    let status =
+        command().args(args).stdout(Stdio::from(std::io::stderr())).status().context("cannot start cargo")?;
     ensure!(status.success(), "cargo {} failed", args.join(" "));
     Ok(())
 }
 
 /// The folder binaries and shared objects of the dev profile land in.
 pub(crate) fn artifacts() -> anyhow::Result<PathBuf> {
-    let out = command().args(["metadata", "--no-deps", "--format-version=1"]).output().context("cannot start cargo")?;
+    let out = command()
+        .args(["metadata", "--no-deps", "--format-version=1"])
+        .output()
+        .context("cannot start cargo")?;
     ensure!(out.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&out.stderr));
     let metadata: Value = serde_json::from_slice(&out.stdout).context("cargo metadata is not JSON")?;
     let target = metadata["target_directory"].as_str().context("cargo metadata has no target_directory")?;
@@ -65,7 +69,8 @@ pub(crate) fn test_binaries() -> anyhow::Result<Vec<TestBinary>> {
             continue;
         }
         let Some(path) = message["executable"].as_str() else { continue };
-        let manifest = Path::new(message["manifest_path"].as_str().context("an artifact without a manifest")?);
+        let manifest =
+            Path::new(message["manifest_path"].as_str().context("an artifact without a manifest")?);
         let folder = manifest.parent().context("a manifest without a folder")?.to_owned();
         found.push(TestBinary {
             package: package_name(message["package_id"].as_str().unwrap_or_default(), &folder),

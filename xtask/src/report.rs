@@ -50,12 +50,22 @@ impl Report {
             println!("failed: {bad}");
         }
         for (kind, o) in &self.kinds {
-            println!("{:<15} {:>5} passed {:>3} failed {:>3} skipped", kind.name(), o.passed, o.failed, o.skipped.len());
+            println!(
+                "{:<15} {:>5} passed {:>3} failed {:>3} skipped",
+                kind.name(),
+                o.passed,
+                o.failed,
+                o.skipped.len()
+            );
         }
         println!("in {} s", self.started.elapsed().as_secs());
         let total = |count: fn(&Outcome) -> usize| self.kinds.values().map(count).sum::<usize>();
         let failed = total(|o| o.failed as usize);
-        println!("{} passed, {failed} failed, {} skipped", total(|o| o.passed as usize), total(|o| o.skipped.len()));
+        println!(
+            "{} passed, {failed} failed, {} skipped",
+            total(|o| o.passed as usize),
+            total(|o| o.skipped.len())
+        );
         failed == 0
     }
 }

@@ -34,7 +34,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
     if args.wants("checks") && !args.list {
         report.check("rustfmt", cargo::run(&["fmt", "--all", "--check"]));
-        report.check("clippy", cargo::run(&["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]));
+        report.check(
+            "clippy",
+            cargo::run(&["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]),
+        );
     }
     // Shared objects and programs that tests load and start are no test targets of their own.
     cargo::run(&["build", "--workspace"])?;

@@ -31,9 +31,15 @@ pub(super) fn memory(kube: &Kube<'_>) -> anyhow::Result<()> {
     ensure!(got > 2_990 * MIB, "greedy got only {got} bytes of a share of {} bytes", 3_000 * MIB);
     let neighbour = allocated("neighbour")?["bytes"].as_u64().unwrap_or(0);
     ensure!(neighbour == 2_000 * MIB, "the neighbour holds {neighbour} bytes, not {}", 2_000 * MIB);
-    let used = |pod: &str| kube.exec(namespace, pod, &["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader"]);
+    let used = |pod: &str| {
+        kube.exec(namespace, pod, &["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader"])
+    };
     println!("Memory limit: a share of 3000 MiB got {} MiB, then {error}", got / MIB);
-    println!("nvidia-smi in it says {} used; in its neighbour on the same GPU {}\n", used("greedy")?, used("neighbour")?);
+    println!(
+        "nvidia-smi in it says {} used; in its neighbour on the same GPU {}\n",
+        used("greedy")?,
+        used("neighbour")?
+    );
     kube.delete_namespace(namespace)
 }
 
@@ -43,7 +49,8 @@ pub(super) fn cores(kube: &Kube<'_>, cluster: &Cluster) -> anyhow::Result<()> {
     eprintln!("compute: a share of 30 cores with 5 ms kernels, measured over 10 s");
     kube.example(namespace, "compute-limit")?;
     let pod = kube.running(namespace, 1)?.pop().context("no pod")?;
-    let uuid = kube.exec(namespace, &pod.name, &["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"])?;
+    let uuid =
+        kube.exec(namespace, &pod.name, &["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"])?;
     let busy = || cluster.gpu_busy_nanos(&pod.node, &uuid);
     // The first moments hold the program's start and the bucket's burst.
     wait("first kernel", || Ok((busy()? > 0).then_some(())))?;

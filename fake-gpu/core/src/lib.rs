@@ -1,1 +1,65 @@
-//! GPUs made of one mapped file: memory, time and topology shared by the processes of a node.
+//! GPUs made of one mapped file: memory, time and topology, shared by all processes of a node.
+//!
+//! The file is what the hardware is for real drivers. The fake `libcuda.so.1` and `libnvidia-ml.so.1` map it, in the
+//! host and in containers alike; what one process allocates another cannot, and kernels of all processes share one
+//! timeline per GPU. True busy time can be read here, on the host, and through no driver call, so that tests measure
+//! limits with something the limiter cannot touch.
+//!
+//! Everything is changed under one lock that the kernel gives back when its holder dies ([`shared`]). A process is known
+//! by a slot whose byte it keeps locked; a slot nobody locks belongs to a dead process and is emptied by the next one
+//! that looks.
+
+pub mod install;
+pub mod layout;
+mod process;
+pub mod profile;
+mod shared;
+pub mod timeline;
+
+pub use process::{Context, Process};
+pub use shared::{Gpus, Locked};
+
+use std::path::PathBuf;
+
+/// Where containers find the file; on the host it lies in the driver root.
+pub const CONTAINER_FILE: &str = "/run/fake-gpu/gpus";
+
+/// What can go wrong with the file.
+#[derive(Debug, thiserror::Error)]
+pub enum FakeGpuError {
+    /// The file or something beside it.
+    #[error("cannot {action} {path}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The file is something else.
+    #[error("{path} is not a GPU file of this version ({why})")]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        why: String,
+    },
+    /// A description of GPUs that cannot be read.
+    #[error("GPUs {text:?}: {why}")]
+    Description {
+        /// As given.
+        text: String,
+        /// What is wrong and what is allowed.
+        why: String,
+    },
+    /// No such GPU.
+    #[error("no GPU is called {0}")]
+    UnknownGpu(String),
+    /// Every slot or context is taken.
+    #[error("all {0} are taken")]
+    Full(&'static str),
+    /// The GPU has less free memory than asked.
+    #[error("out of memory")]
+    OutOfMemory,
+}

@@ -1,0 +1,35 @@
+//! What one wants to see when a test on a cluster failed.
+
+use super::Cluster;
+use super::driver::DRIVER_NAMESPACE;
+
+impl Cluster {
+    /// Prints events, objects, our logs and share files to stderr.
+    pub fn dump(&self, namespace: &str) {
+        let kubectl = |title: &str, args: &[&str]| {
+            let text = self.kubectl(args).map_or_else(
+                |e| e.to_string(),
+                |o| format!("{}{}", String::from_utf8_lossy(&o.stdout), String::from_utf8_lossy(&o.stderr)),
+            );
+            eprintln!("--- {title}\n{}", text.trim_end());
+        };
+        kubectl("pods", &["get", "pods", "-A", "-o", "wide"]);
+        kubectl("events", &["get", "events", "-n", namespace, "--sort-by=.lastTimestamp"]);
+        kubectl("claims", &["get", "resourceclaims", "-n", namespace, "-o", "yaml"]);
+        kubectl("slices", &["get", "resourceslices"]);
+        kubectl("nodes", &["get", "gpunodes"]);
+        for component in ["controller", "kubelet-plugin"] {
+            let label = format!("app.kubernetes.io/component={component}");
+            let args =
+                ["logs", "-n", DRIVER_NAMESPACE, "-l", &label, "--tail=60", "--prefix", "--all-containers"];
+            kubectl(&format!("log of {component}"), &args);
+        }
+        for node in &self.layout().nodes {
+            let files = ["find", "/run/vgpu-dra", "/var/run/cdi", "/var/lib/vgpu-dra", "-type", "f"];
+            if let Ok((_, stdout, stderr)) = self.node_run(&node.name, &files) {
+                eprintln!("--- files of {}\n{}{}", node.name, stdout, stderr);
+            }
+        }
+        eprintln!("--- logs of the cluster's programs are below {}", self.layout().state.display());
+    }
+}
