@@ -28,7 +28,8 @@ pub struct GpuPolicySpec {
     pub priority: i32,
     /// Most tenants on one GPU, 1 to 1024. Default 64.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1024))]
+    // The API server knows int32, not schemars' uint32.
+    #[schemars(with = "Option<i32>", range(min = 1, max = 1024))]
     pub shares_per_gpu: Option<u32>,
     /// NVML UUIDs of GPUs that are not published.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
