@@ -49,7 +49,11 @@ fn the_checked_in_crds_are_the_generated_ones() {
             std::fs::write(&path, &text).unwrap_or_else(|e| panic!("cannot write {}: {e}", path.display()));
         }
         assert_eq!(read(&path), text, "{file} is not what api/src generates; see the head of this test");
-        assert_eq!(yaml(&path), serde_json::to_value(&crd).expect("a CRD is JSON"), "{file} reads back differently");
+        assert_eq!(
+            yaml(&path),
+            serde_json::to_value(&crd).expect("a CRD is JSON"),
+            "{file} reads back differently"
+        );
         want.push(file);
     }
     want.sort();
@@ -58,7 +62,9 @@ fn the_checked_in_crds_are_the_generated_ones() {
 
 #[test]
 fn the_chart_packages_every_crd_and_device_class() {
-    for (packaged, source) in [("deploy/chart/files/crds", "api/crds"), ("deploy/chart/files/deviceclasses", "deviceclasses")] {
+    for (packaged, source) in
+        [("deploy/chart/files/crds", "api/crds"), ("deploy/chart/files/deviceclasses", "deviceclasses")]
+    {
         let (packaged, source) = (root().join(packaged), root().join(source));
         let names = files(&source, ".yaml");
         assert!(!names.is_empty(), "{} holds no YAML", source.display());
