@@ -81,3 +81,46 @@ fn the_chart_has_the_version_of_the_workspace() {
     assert_eq!(chart["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(chart["appVersion"], env!("CARGO_PKG_VERSION"));
 }
+
+/// Dotted paths of all values, down to what the schema leaves open.
+fn paths(values: &Value, schema: &Value, at: &str, found: &mut Vec<String>) {
+    let Some(properties) =
+        schema["properties"].as_object().filter(|_| schema["additionalProperties"] == false)
+    else {
+        found.push(at.to_owned());
+        return;
+    };
+    for (name, value) in values.as_object().into_iter().flatten() {
+        let at = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
+        assert!(properties.contains_key(name), "{at} is in values.yaml but not in values.schema.json");
+        paths(value, &properties[name], &at, found);
+    }
+}
+
+/// The same for the schema alone.
+fn schema_paths(schema: &Value, at: &str, found: &mut Vec<String>) {
+    let Some(properties) =
+        schema["properties"].as_object().filter(|_| schema["additionalProperties"] == false)
+    else {
+        found.push(at.to_owned());
+        return;
+    };
+    for (name, property) in properties {
+        let at = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
+        schema_paths(property, &at, found);
+    }
+}
+
+#[test]
+fn every_value_of_the_chart_has_a_default_and_a_schema() {
+    let chart = root().join("deploy/chart");
+    let schema: Value =
+        serde_json::from_str(&read(&chart.join("values.schema.json"))).expect("the schema is JSON");
+    let (mut have, mut want) = (Vec::new(), Vec::new());
+    paths(&yaml(&chart.join("values.yaml")), &schema, "", &mut have);
+    schema_paths(&schema, "", &mut want);
+    want.retain(|path| path != "global"); // Helm's own, never set by a chart
+    have.sort();
+    want.sort();
+    assert_eq!(have, want);
+}
