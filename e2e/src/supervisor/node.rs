@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::sync::Arc;
 
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
@@ -92,7 +91,7 @@ fn set_up(layout: &Layout, node: &NodeLayout, table: &Arc<Table>) -> Result<(), 
     let hierarchies = Hierarchies::of_host().map_err(SupervisorError::io("find", "cgroups"))?;
     network(layout, node)?;
     if !node.gpus.is_empty() {
-        install_gpus(layout, node)?;
+        install_gpus(layout, node, table)?;
     }
     let write = |path: &str, text: String| fs::write(path, text).map_err(SupervisorError::io("write", path));
     write("/etc/cni/net.d/10-e2e.conflist", cni(node).to_string())?;
@@ -168,19 +167,19 @@ fn network(layout: &Layout, node: &NodeLayout) -> Result<(), SupervisorError> {
     forward_packets()
 }
 
-fn install_gpus(layout: &Layout, node: &NodeLayout) -> Result<(), SupervisorError> {
-    let program = layout.artifacts.join("fake-gpu");
-    let out = Command::new(&program)
-        .args(["install", "--root", DRIVER_ROOT, "--host-root", DRIVER_ROOT])
-        .args(["--node", &node.name, "--gpus", &node.gpus, "--artifacts"])
-        .arg(&layout.artifacts)
-        .output()
-        .map_err(SupervisorError::io("start", program.display()))?;
-    if out.status.success() {
-        return Ok(());
+fn install_gpus(layout: &Layout, node: &NodeLayout, table: &Table) -> Result<(), SupervisorError> {
+    let program = layout.artifacts.join("fake-gpu").display().to_string();
+    let artifacts = layout.artifacts.display().to_string();
+    let words = [&program, "install", "--root", DRIVER_ROOT, "--host-root", DRIVER_ROOT, "--node", &node.name];
+    let more = ["--gpus", &node.gpus, "--artifacts", &artifacts];
+    let command: Vec<String> = words.iter().chain(&more).map(|w| (*w).to_owned()).collect();
+    // Through the table: this process reaps every child, so no other wait would see this one end.
+    let failed = SupervisorError::io("install the GPUs of", &node.name);
+    match table.run(&command, &search_path(layout)) {
+        Ok((0, ..)) => Ok(()),
+        Ok((.., stderr)) => Err(failed(std::io::Error::other(stderr.trim().to_owned()))),
+        Err(error) => Err(failed(error)),
     }
-    let cause = std::io::Error::other(String::from_utf8_lossy(&out.stderr).trim().to_owned());
-    Err(SupervisorError::io("install the GPUs of", &node.name)(cause))
 }
 
 fn cni(node: &NodeLayout) -> serde_json::Value {
