@@ -170,7 +170,8 @@ fn network(layout: &Layout, node: &NodeLayout) -> Result<(), SupervisorError> {
 fn install_gpus(layout: &Layout, node: &NodeLayout, table: &Table) -> Result<(), SupervisorError> {
     let program = layout.artifacts.join("fake-gpu").display().to_string();
     let artifacts = layout.artifacts.display().to_string();
-    let words = [&program, "install", "--root", DRIVER_ROOT, "--host-root", DRIVER_ROOT, "--node", &node.name];
+    let words =
+        [&program, "install", "--root", DRIVER_ROOT, "--host-root", DRIVER_ROOT, "--node", &node.name];
     let more = ["--gpus", &node.gpus, "--artifacts", &artifacts];
     let command: Vec<String> = words.iter().chain(&more).map(|w| (*w).to_owned()).collect();
     // Through the table: this process reaps every child, so no other wait would see this one end.

@@ -31,7 +31,8 @@ pub fn draw(bucket: &AtomicU64, now: u64, gpu_nanos: u64, percent: u32) -> Resul
 /// Corrects an earlier charge by what was measured: positive is more.
 pub fn correct(bucket: &AtomicU64, gpu_nanos: i64, percent: u32) {
     let by = wall(gpu_nanos.unsigned_abs(), percent);
-    let moved = |paid: u64| Some(if gpu_nanos < 0 { paid.saturating_sub(by) } else { paid.saturating_add(by) });
+    let moved =
+        |paid: u64| Some(if gpu_nanos < 0 { paid.saturating_sub(by) } else { paid.saturating_add(by) });
     // The closure never refuses.
     let _ = bucket.fetch_update(Ordering::Relaxed, Ordering::Relaxed, moved);
 }

@@ -113,7 +113,8 @@ impl<'a> Ledger<'a> {
     pub fn reap(&self, locks: &dyn SlotLocks) -> bool {
         let mut found = false;
         for (index, slot) in (0u32..).zip(&self.region.slots) {
-            let charged = unpack(slot.charge.load(Ordering::Acquire)).0 != 0 || slot.pid.load(Ordering::Relaxed) != 0;
+            let charged =
+                unpack(slot.charge.load(Ordering::Acquire)).0 != 0 || slot.pid.load(Ordering::Relaxed) != 0;
             if index != self.slot && charged && locks.try_hold(index) {
                 Self { region: self.region, slot: index }.clear();
                 locks.release(index);
@@ -137,7 +138,10 @@ impl<'a> Ledger<'a> {
     /// Bytes charged to this process.
     pub fn own(&self) -> u64 {
         self.help();
-        self.region.slots.get(self.slot as usize).map_or(0, |s| charge_bytes(s.charge.load(Ordering::Acquire)))
+        self.region
+            .slots
+            .get(self.slot as usize)
+            .map_or(0, |s| charge_bytes(s.charge.load(Ordering::Acquire)))
     }
 
     /// Brings the last change of the ledger into the charge of the slot that made it.
@@ -163,15 +167,20 @@ impl<'a> Ledger<'a> {
         slot.intent.store(pack(delta, sequence), Ordering::Release);
         loop {
             let word = self.help();
-            let Some(sum) = i64::from(word.units).checked_add(delta).and_then(|s| u32::try_from(s).ok()) else {
+            let Some(sum) = i64::from(word.units).checked_add(delta).and_then(|s| u32::try_from(s).ok())
+            else {
                 return false;
             };
             if delta > 0 && u64::from(sum).saturating_mul(UNIT) > limit {
                 return false;
             }
             let next = Word { units: sum, slot: u16::try_from(self.slot).unwrap_or(u16::MAX), sequence };
-            let swapped =
-                self.region.ledger.0.compare_exchange(word.raw(), next.raw(), Ordering::AcqRel, Ordering::Relaxed);
+            let swapped = self.region.ledger.0.compare_exchange(
+                word.raw(),
+                next.raw(),
+                Ordering::AcqRel,
+                Ordering::Relaxed,
+            );
             if swapped.is_ok() {
                 self.help();
                 return true;

@@ -108,7 +108,9 @@ pub fn decode(bytes: &[u8]) -> Result<Limits, LimitsError> {
     let word = |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
     let long = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
     match (long(0), word(8), word(20), long(24)) {
-        (Some(MAGIC), Some(VERSION), Some(cores), Some(memory)) if bytes.len() >= SIZE => Ok(Limits { memory, cores }),
+        (Some(MAGIC), Some(VERSION), Some(cores), Some(memory)) if bytes.len() >= SIZE => {
+            Ok(Limits { memory, cores })
+        }
         (Some(MAGIC), Some(version), ..) if version != VERSION => Err(LimitsError::Version(version)),
         _ => Err(LimitsError::NotLimits),
     }

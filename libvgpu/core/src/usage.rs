@@ -176,8 +176,10 @@ pub struct Usage {
 pub fn read(file: &File, is_held: &dyn Fn(&File, u32) -> io::Result<bool>) -> Result<Usage, UsageError> {
     let mut bytes = vec![0; SIZE];
     file.read_exact_at(&mut bytes, 0).map_err(UsageError::Io)?;
-    let word = |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
-    let long = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
+    let word =
+        |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
+    let long =
+        |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes);
     match (long(0), word(8)) {
         (MAGIC, VERSION) => {}
         (MAGIC, other) => return Err(UsageError::Version(other)),

@@ -1,0 +1,24 @@
+//! Reports: a program sees its share as if it were the GPU.
+
+use crate::state::state;
+use crate::{Code, check, real};
+
+/// Free and total bytes of the current GPU: the share's, and never more than the GPU has.
+pub(crate) fn memory() -> Result<(usize, usize), Code> {
+    let (mut free, mut total) = (0, 0);
+    // SAFETY: pointers to locals.
+    check(unsafe { real::mem_get_info(&raw mut free, &raw mut total) })?;
+    let (device, ..) = state().current()?;
+    let Some(limit) = device.limit() else { return Ok((free, total)) };
+    let room = usize::try_from(limit.saturating_sub(device.used())).unwrap_or(usize::MAX);
+    Ok((free.min(room), total.min(usize::try_from(limit).unwrap_or(usize::MAX))))
+}
+
+/// Total bytes of a GPU: the share's.
+pub(crate) fn total(ordinal: i32) -> Result<usize, Code> {
+    let mut total = 0;
+    // SAFETY: a pointer to a local.
+    check(unsafe { real::device_total_mem(&raw mut total, ordinal) })?;
+    let limit = state().device(ordinal)?.limit();
+    Ok(limit.map_or(total, |limit| total.min(usize::try_from(limit).unwrap_or(usize::MAX))))
+}

@@ -1,0 +1,59 @@
+//! NVML's own functions, looked up in the real library when first called.
+
+use std::ffi::{CStr, c_char, c_void};
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use crate::{LIBRARY_NOT_FOUND, Return};
+
+fn symbol(name: &CStr) -> *mut c_void {
+    static LIBRARY: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+    let mut library = LIBRARY.load(Ordering::Acquire);
+    if library.is_null() {
+        let own: &CStr = c"libnvidia-ml-real.so";
+        // SAFETY: a C string; the library is a dependency of this one and so already loaded.
+        library = unsafe {
+            let loaded = libc::dlopen(own.as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD);
+            if loaded.is_null() { libc::dlopen(own.as_ptr(), libc::RTLD_NOW) } else { loaded }
+        };
+        LIBRARY.store(library, Ordering::Release);
+    }
+    if library.is_null() {
+        return std::ptr::null_mut();
+    }
+    // SAFETY: an open handle and a C string.
+    unsafe { libc::dlsym(library, name.as_ptr()) }
+}
+
+macro_rules! real {
+    ($($symbol:literal $name:ident($($argument:ident: $type:ty),*);)*) => {$(
+        /// NVML's function; `NVML_ERROR_LIBRARY_NOT_FOUND` if the library or the function is missing.
+        ///
+        /// # Safety
+        /// NVML's contract for the function of this name.
+        pub(crate) unsafe fn $name($($argument: $type),*) -> Return {
+            static ADDRESS: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+            let mut address = ADDRESS.load(Ordering::Relaxed);
+            if address.is_null() {
+                address = symbol($symbol);
+                ADDRESS.store(address, Ordering::Relaxed);
+            }
+            if address.is_null() {
+                return LIBRARY_NOT_FOUND;
+            }
+            type Function = unsafe extern "C" fn($($type),*) -> Return;
+            // SAFETY: the address is of NVML's function of this name, whose signature this is.
+            let function: Function = unsafe { std::mem::transmute::<*mut c_void, Function>(address) };
+            // SAFETY: the caller's contract, passed on.
+            unsafe { function($($argument),*) }
+        }
+    )*};
+}
+
+real! {
+    c"nvmlDeviceGetUUID" device_uuid(device: usize, uuid: *mut c_char, room: u32);
+    c"nvmlDeviceGetMemoryInfo" memory_info(device: usize, info: *mut crate::hook::Memory);
+    c"nvmlDeviceGetMemoryInfo_v2" memory_info_v2(device: usize, info: *mut crate::hook::MemoryV2);
+    c"nvmlDeviceGetComputeRunningProcesses" processes(device: usize, count: *mut u32, infos: *mut c_void);
+    c"nvmlDeviceGetComputeRunningProcesses_v2" processes_v2(device: usize, count: *mut u32, infos: *mut c_void);
+    c"nvmlDeviceGetComputeRunningProcesses_v3" processes_v3(device: usize, count: *mut u32, infos: *mut c_void);
+}
