@@ -62,56 +62,152 @@ pub struct Share {
     pub cores: u32,
 }
 
+/// A GPU on which more is held than it has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overcommitted {
+    /// Node name.
+    pub node: String,
+    /// Device name.
+    pub gpu: String,
+    /// Claims (UIDs) on it.
+    pub claims: Vec<String>,
+}
+
+/// What is taken of a GPU.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Taken {
+    pub(crate) memory: u64,
+    pub(crate) cores: u32,
+    pub(crate) shares: u32,
+}
+
+impl Taken {
+    pub(crate) fn add(&mut self, memory: u64, cores: u32) {
+        self.memory = self.memory.saturating_add(memory);
+        self.cores = self.cores.saturating_add(cores);
+        self.shares = self.shares.saturating_add(1);
+    }
+
+    pub(crate) fn sub(&mut self, memory: u64, cores: u32) {
+        self.memory = self.memory.saturating_sub(memory);
+        self.cores = self.cores.saturating_sub(cores);
+        self.shares = self.shares.saturating_sub(1);
+    }
+}
+
+/// What is taken of a node, whether it is there or not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct NodeTaken {
+    pub(crate) room: Room,
+    pub(crate) gpus: BTreeMap<String, Taken>,
+}
+
 /// Nodes, and who takes what of them.
 ///
 /// Holdings may name nodes or GPUs that are not (or no longer) there: they count again when those come back.
 #[derive(Debug, Clone, Default)]
 pub struct Cluster {
-    #[expect(dead_code, reason = "the engine is next")]
-    nodes: BTreeMap<String, Node>,
+    pub(crate) nodes: BTreeMap<String, Node>,
+    taken: BTreeMap<String, NodeTaken>,
+    pods: BTreeMap<String, (String, Room)>,
+    claims: BTreeMap<String, Vec<Share>>,
 }
 
 impl Cluster {
     /// Adds a node or replaces what is known of it; holdings stay.
-    pub fn set_node(&mut self, _name: &str, _node: Node) {
-        unimplemented!()
+    pub fn set_node(&mut self, name: &str, mut node: Node) {
+        node.gpus.sort_by(|a, b| a.name.cmp(&b.name));
+        self.nodes.insert(name.to_owned(), node);
     }
 
     /// Forgets a node; holdings on it stay known.
-    pub fn remove_node(&mut self, _name: &str) {
-        unimplemented!()
+    pub fn remove_node(&mut self, name: &str) {
+        self.nodes.remove(name);
+    }
+
+    /// Names of the nodes there are.
+    pub fn node_names(&self) -> impl Iterator<Item = &str> {
+        self.nodes.keys().map(String::as_str)
     }
 
     /// A pod (by UID) takes room on a node; replaces what that pod held before.
-    pub fn hold_pod(&mut self, _pod: &str, _node: &str, _room: Room) {
-        unimplemented!()
+    pub fn hold_pod(&mut self, pod: &str, node: &str, room: Room) {
+        self.drop_pod(pod);
+        let taken = &mut self.taken.entry(node.to_owned()).or_default().room;
+        taken.cpu_milli = taken.cpu_milli.saturating_add(room.cpu_milli);
+        taken.memory = taken.memory.saturating_add(room.memory);
+        taken.pods = taken.pods.saturating_add(room.pods);
+        self.pods.insert(pod.to_owned(), (node.to_owned(), room));
     }
 
     /// The pod takes nothing any more.
-    pub fn drop_pod(&mut self, _pod: &str) {
-        unimplemented!()
+    pub fn drop_pod(&mut self, pod: &str) {
+        let Some((node, room)) = self.pods.remove(pod) else { return };
+        if let Some(taken) = self.taken.get_mut(&node) {
+            taken.room.cpu_milli = taken.room.cpu_milli.saturating_sub(room.cpu_milli);
+            taken.room.memory = taken.room.memory.saturating_sub(room.memory);
+            taken.room.pods = taken.room.pods.saturating_sub(room.pods);
+            self.forget_empty(&node);
+        }
     }
 
     /// A claim (by UID) holds these shares; replaces what that claim held before.
-    pub fn hold_claim(&mut self, _claim: &str, _shares: Vec<Share>) {
-        unimplemented!()
+    pub fn hold_claim(&mut self, claim: &str, shares: Vec<Share>) {
+        self.drop_claim(claim);
+        for share in &shares {
+            let gpus = &mut self.taken.entry(share.node.clone()).or_default().gpus;
+            gpus.entry(share.gpu.clone()).or_default().add(share.memory, share.cores);
+        }
+        self.claims.insert(claim.to_owned(), shares);
     }
 
     /// The claim holds nothing any more.
-    pub fn drop_claim(&mut self, _claim: &str) {
-        unimplemented!()
+    pub fn drop_claim(&mut self, claim: &str) {
+        for share in self.claims.remove(claim).unwrap_or_default() {
+            let Some(taken) = self.taken.get_mut(&share.node) else { continue };
+            if let Some(gpu) = taken.gpus.get_mut(&share.gpu) {
+                gpu.sub(share.memory, share.cores);
+                if *gpu == Taken::default() {
+                    taken.gpus.remove(&share.gpu);
+                }
+            }
+            self.forget_empty(&share.node);
+        }
     }
 
-    /// GPUs on which more is held than they have, with the claims (UIDs) on them. It cannot happen, so it is checked.
-    pub fn overcommitted(&self) -> Vec<(String, String, Vec<String>)> {
-        unimplemented!()
+    /// What a claim holds.
+    pub fn claim(&self, claim: &str) -> Option<&[Share]> {
+        self.claims.get(claim).map(Vec::as_slice)
     }
 
-    /// Where the pod goes, or why nowhere. Changes nothing.
-    ///
-    /// # Errors
-    /// [`crate::Refusal`] with every reason and how many GPUs or nodes it holds for.
-    pub fn plan(&self, _demand: &crate::Demand) -> Result<crate::Placement, crate::Refusal> {
-        unimplemented!()
+    fn forget_empty(&mut self, node: &str) {
+        if self.taken.get(node).is_some_and(|t| *t == NodeTaken::default()) {
+            self.taken.remove(node);
+        }
+    }
+
+    pub(crate) fn taken(&self, node: &str) -> Option<&NodeTaken> {
+        self.taken.get(node)
+    }
+
+    /// GPUs on which more is held than they have. It cannot happen, so it is checked.
+    pub fn overcommitted(&self) -> Vec<Overcommitted> {
+        let mut found = Vec::new();
+        for (name, node) in &self.nodes {
+            let Some(taken) = self.taken.get(name) else { continue };
+            for gpu in &node.gpus {
+                let Some(t) = taken.gpus.get(&gpu.name) else { continue };
+                if t.memory > gpu.memory || t.cores > gpu.cores || t.shares > gpu.shares {
+                    let is_here = |s: &Share| s.node == *name && s.gpu == gpu.name;
+                    let claims = self.claims.iter().filter(|(_, shares)| shares.iter().any(is_here));
+                    found.push(Overcommitted {
+                        node: name.clone(),
+                        gpu: gpu.name.clone(),
+                        claims: claims.map(|(uid, _)| uid.clone()).collect(),
+                    });
+                }
+            }
+        }
+        found
     }
 }

@@ -3,15 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::Room;
-
-/// Order of candidates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Policy {
-    /// Fullest first, the request included.
-    Binpack,
-    /// Emptiest first, the request included.
-    Spread,
-}
+use crate::policy::Policy;
 
 /// Memory of one share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

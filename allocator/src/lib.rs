@@ -6,11 +6,16 @@
 //! A [`Cluster`] holds what there is and what is taken. What is taken is held *by key* (pod and claim UIDs), so that a
 //! write in flight and the same write seen again by a watch are one holding. [`Cluster::plan`] answers for one pod at a
 //! time, node and GPUs together, and changes nothing; the caller holds what it decides to write.
+#![forbid(unsafe_code)]
 
 mod cluster;
 mod demand;
+mod fill;
 mod placement;
+mod plan;
+mod policy;
 
-pub use cluster::{Cluster, Gpu, GpuState, Node, Room, Share};
-pub use demand::{Demand, MemoryAsk, NodeExclusion, Policy, Request, Shapes};
+pub use cluster::{Cluster, Gpu, GpuState, Node, Overcommitted, Room, Share};
+pub use demand::{Demand, MemoryAsk, NodeExclusion, Request, Shapes};
 pub use placement::{GpuReason, NodeReason, PlacedShare, Placement, Refusal, Score};
+pub use policy::{POLICIES, Policy};

@@ -77,14 +77,104 @@ pub enum NodeReason {
 /// `0/8 GPUs: 4 InsufficientMemory (largest free 3.2Gi, asked 7.5Gi), 3 ModelMismatch, 1 Unhealthy`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Refusal {
-    /// GPUs looked at.
+    /// GPUs of the cluster.
     pub gpus: u32,
     /// Reasons on GPUs of nodes that were not out.
     pub gpu_reasons: BTreeMap<GpuReason, u32>,
-    /// Reasons for whole nodes, with the GPUs on them.
+    /// Reasons for whole nodes.
     pub node_reasons: BTreeMap<NodeReason, u32>,
     /// Largest free memory among GPUs that lacked it, and what was asked, in bytes.
     pub memory: Option<(u64, u64)>,
     /// Largest free GPU time among GPUs that lacked it, and what was asked, in percent.
     pub cores: Option<(u32, u32)>,
+}
+
+impl GpuReason {
+    /// As refusals print it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::InsufficientMemory => "InsufficientMemory",
+            Self::InsufficientCores => "InsufficientCores",
+            Self::NoSharesLeft => "NoSharesLeft",
+            Self::ModelMismatch => "ModelMismatch",
+            Self::Unhealthy => "Unhealthy",
+            Self::NotEnoughGpus => "NotEnoughGpus",
+        }
+    }
+}
+
+impl fmt::Display for NodeReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Excluded(NodeExclusion(reason)) => f.write_str(reason),
+            Self::InsufficientCpu => f.write_str("InsufficientCpu"),
+            Self::InsufficientHostMemory => f.write_str("InsufficientHostMemory"),
+            Self::TooManyPods => f.write_str("TooManyPods"),
+            Self::NotTheNode => f.write_str("NotTheNode"),
+        }
+    }
+}
+
+/// Tenths of Gi from 1Gi on, else whole Mi. What is free is rounded down and what is asked up, so that a number never
+/// looks enough when it is not.
+fn short(bytes: u64, up: bool) -> String {
+    const GIB: u64 = 1 << 30;
+    const MIB: u64 = 1 << 20;
+    if bytes < GIB {
+        let mib = if up { bytes.div_ceil(MIB) } else { bytes / MIB };
+        return format!("{mib}Mi");
+    }
+    let tenths = u128::from(bytes) * 10;
+    let tenths = if up { tenths.div_ceil(GIB.into()) } else { tenths / u128::from(GIB) };
+    if tenths.is_multiple_of(10) {
+        format!("{}Gi", tenths / 10)
+    } else {
+        format!("{}.{}Gi", tenths / 10, tenths % 10)
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "0/{} GPUs", self.gpus)?;
+        // The most frequent reason first; equal ones in the order of the type.
+        let mut reasons: Vec<_> = self.gpu_reasons.iter().collect();
+        reasons.sort_by_key(|(reason, count)| (std::cmp::Reverse(**count), **reason));
+        let mut words: Vec<String> = Vec::new();
+        for (reason, count) in reasons {
+            let detail = match (reason, self.memory, self.cores) {
+                (GpuReason::InsufficientMemory, Some((free, asked)), _) => {
+                    format!(" (largest free {}, asked {})", short(free, false), short(asked, true))
+                }
+                (GpuReason::InsufficientCores, _, Some((free, asked))) => {
+                    format!(" (most free {free} %, asked {asked} %)")
+                }
+                _ => String::new(),
+            };
+            words.push(format!("{count} {}{detail}", reason.name()));
+        }
+        for (reason, count) in &self.node_reasons {
+            let nodes = if *count == 1 { "node" } else { "nodes" };
+            words.push(format!("{count} {nodes} {reason}"));
+        }
+        if words.is_empty() {
+            words.push("no node has a GPU of this driver".to_owned());
+        }
+        write!(f, ": {}", words.join(", "))
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_never_look_enough_when_they_are_not() {
+        let mib = |n: u64| n << 20;
+        assert_eq!(short(mib(7_500), true), "7.4Gi");
+        assert_eq!(short(mib(7_500), false), "7.3Gi");
+        assert_eq!(short(mib(500), true), "500Mi");
+        assert_eq!(short(8 << 30, true), "8Gi");
+    }
 }

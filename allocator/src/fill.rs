@@ -1,0 +1,178 @@
+//! Puts a pod's requests on the GPUs of one node.
+//!
+//! Requests are taken in order and each GPU by the request's policy; what turns out not to lead to a whole answer is
+//! taken back. Requests of the same container go to different GPUs if the node lets them, else they may share one.
+
+use std::collections::BTreeSet;
+
+use crate::cluster::{Gpu, GpuState, NodeTaken, Taken};
+use crate::demand::{MemoryAsk, Request, Shapes};
+use crate::placement::{GpuReason, PlacedShare};
+use crate::policy::Fullness;
+
+/// Steps after which a node is given up: small pods never get near it, and a pod of dozens of requests must not stop
+/// the others.
+const STEPS: u32 = 20_000;
+/// Memory is handed out in this unit.
+const MIB: u64 = 1 << 20;
+
+/// One unit of one request.
+struct Unit<'a> {
+    request: &'a Request,
+    index: usize,
+}
+
+/// A node while a pod is tried on it.
+pub(crate) struct Fill<'a> {
+    gpus: &'a [Gpu],
+    taken: Vec<Taken>,
+    units: Vec<Unit<'a>>,
+    /// GPU of each unit placed so far.
+    chosen: Vec<usize>,
+    steps: u32,
+}
+
+/// Bytes a request takes of a GPU.
+pub(crate) fn memory_of(ask: MemoryAsk, gpu: &Gpu) -> u64 {
+    match ask {
+        MemoryAsk::All => gpu.memory,
+        MemoryAsk::Bytes(bytes) => bytes,
+        MemoryAsk::Percent(percent) => {
+            let bytes = u128::from(gpu.memory) * u128::from(percent) / 100;
+            (u64::try_from(bytes).unwrap_or(u64::MAX) / MIB * MIB).max(MIB)
+        }
+    }
+}
+
+/// Whether a GPU with this much taken has room for one unit of a request.
+pub(crate) fn fits(gpu: &Gpu, taken: &Taken, request: &Request) -> Result<(), GpuReason> {
+    if gpu.state == GpuState::Unhealthy {
+        return Err(GpuReason::Unhealthy);
+    }
+    if let Shapes::Of(shapes) = &request.shapes
+        && !shapes.contains(&gpu.shape)
+    {
+        return Err(GpuReason::ModelMismatch);
+    }
+    if taken.shares >= gpu.shares {
+        return Err(GpuReason::NoSharesLeft);
+    }
+    if memory_of(request.memory, gpu) > gpu.memory.saturating_sub(taken.memory) {
+        return Err(GpuReason::InsufficientMemory);
+    }
+    if request.cores > gpu.cores.saturating_sub(taken.cores) {
+        return Err(GpuReason::InsufficientCores);
+    }
+    Ok(())
+}
+
+impl<'a> Fill<'a> {
+    pub(crate) fn new(gpus: &'a [Gpu], taken: Option<&NodeTaken>, requests: &'a [Request]) -> Self {
+        let taken_of = |gpu: &Gpu| taken.and_then(|t| t.gpus.get(&gpu.name)).copied().unwrap_or_default();
+        let units = requests.iter().enumerate().flat_map(|(index, request)| {
+            std::iter::repeat_with(move || Unit { request, index }).take(request.count as usize)
+        });
+        Self {
+            gpus,
+            taken: gpus.iter().map(taken_of).collect(),
+            units: units.collect(),
+            chosen: Vec::new(),
+            steps: 0,
+        }
+    }
+
+    /// Shares in the order of the requests, and how full the node is with them; `None` if they do not fit.
+    pub(crate) fn run(mut self) -> Option<(Vec<PlacedShare>, Fullness)> {
+        let apart = self.requests_meet();
+        let done = (apart && self.place(true)) || {
+            self.steps = 0;
+            self.place(false)
+        };
+        if !done {
+            return None;
+        }
+        let share = |(unit, gpu): (&Unit<'_>, &usize)| {
+            let gpu = &self.gpus[*gpu];
+            PlacedShare {
+                claim: unit.request.claim.clone(),
+                request: unit.request.name.clone(),
+                gpu: gpu.name.clone(),
+                memory: memory_of(unit.request.memory, gpu),
+                cores: unit.request.cores,
+            }
+        };
+        let shares = self.units.iter().zip(&self.chosen).map(share).collect();
+        Some((shares, self.fullness()))
+    }
+
+    /// Whether some container uses two requests.
+    fn requests_meet(&self) -> bool {
+        let mut seen: Vec<(usize, &BTreeSet<u32>)> = Vec::new();
+        for unit in &self.units {
+            let containers = &unit.request.containers;
+            if seen.iter().any(|(index, other)| *index != unit.index && !other.is_disjoint(containers)) {
+                return true;
+            }
+            seen.push((unit.index, containers));
+        }
+        false
+    }
+
+    fn place(&mut self, apart: bool) -> bool {
+        let next = self.chosen.len();
+        let Some(unit) = self.units.get(next) else { return true };
+        let request = unit.request;
+        let mut candidates: Vec<(crate::policy::Rank, usize)> = Vec::new();
+        for (index, gpu) in self.gpus.iter().enumerate() {
+            if fits(gpu, &self.taken[index], request).is_err() || self.is_barred(next, index, apart) {
+                continue;
+            }
+            let (memory, taken) = (memory_of(request.memory, gpu), &self.taken[index]);
+            let fullness = Fullness::new(
+                (taken.memory + memory, gpu.memory),
+                (u64::from(taken.cores + request.cores), gpu.cores.into()),
+                taken.shares,
+            );
+            candidates.push((request.gpu_policy.rank(fullness), index));
+        }
+        // GPUs are in the order of their names, so a stable sort leaves equal ones in it.
+        candidates.sort_by_key(|(rank, _)| std::cmp::Reverse(*rank));
+        for (_, index) in candidates {
+            self.steps += 1;
+            if self.steps > STEPS {
+                return false;
+            }
+            let (memory, cores) = (memory_of(request.memory, &self.gpus[index]), request.cores);
+            self.taken[index].add(memory, cores);
+            self.chosen.push(index);
+            if self.place(apart) {
+                return true;
+            }
+            self.chosen.pop();
+            self.taken[index].sub(memory, cores);
+        }
+        false
+    }
+
+    /// Units of one request never share a GPU; units of one container do not while they are to be kept apart.
+    fn is_barred(&self, next: usize, gpu: usize, apart: bool) -> bool {
+        let unit = &self.units[next];
+        let meets = |(other, chosen): (&Unit<'_>, &usize)| {
+            let same_request = other.index == unit.index;
+            *chosen == gpu
+                && (same_request
+                    || (apart && !other.request.containers.is_disjoint(&unit.request.containers)))
+        };
+        self.units.iter().zip(&self.chosen).any(meets)
+    }
+
+    fn fullness(&self) -> Fullness {
+        let sum = |part: fn(&Taken) -> u64| self.taken.iter().map(part).sum::<u64>();
+        let total = |part: fn(&Gpu) -> u64| self.gpus.iter().map(part).sum::<u64>();
+        Fullness::new(
+            (sum(|t| t.memory), total(|g| g.memory)),
+            (sum(|t| t.cores.into()), total(|g| g.cores.into())),
+            self.taken.iter().map(|t| t.shares).sum(),
+        )
+    }
+}

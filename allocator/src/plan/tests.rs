@@ -1,0 +1,304 @@
+//! Text in, text out. A cluster is a line per node, `node-a: gpu-0 12/16 c50, gpu-1 16/16 down` with free and total
+//! GiB, free cores after `c` (100 if unsaid) and `down` for an unhealthy one; `#2` after the total is its shape. A demand
+//! is words: `memory=8` (GiB), `percent=50`, `all`, `cores=30`, `count=2`, `node=Spread`, `gpu=Spread`, `shape=2`,
+//! `cpu=500`, `on=node-a`; `+` begins another request of the same container, `/` one of another container.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use crate::{
+    Cluster, Demand, Gpu, GpuState, MemoryAsk, Node, NodeExclusion, Policy, Request, Room, Shapes, Share,
+};
+
+const GIB: u64 = 1 << 30;
+
+fn cluster(text: &str) -> Cluster {
+    let mut cluster = Cluster::default();
+    for line in text.lines().map(str::trim).filter(|l| !l.is_empty()) {
+        let (name, gpus) = line.split_once(':').unwrap();
+        let mut node = Node { room: Room { cpu_milli: 4000, memory: 64 * GIB, pods: 10 }, gpus: vec![] };
+        let mut shares = vec![];
+        for gpu in gpus.split(',').map(str::trim).filter(|g| !g.is_empty()) {
+            let mut words = gpu.split_whitespace();
+            let (gpu, sizes) = (words.next().unwrap(), words.next().unwrap());
+            let (free, total) = sizes.split_once('/').unwrap();
+            let (total, shape) = total.split_once('#').unwrap_or((total, "0"));
+            let (free, total): (u64, u64) = (free.parse().unwrap(), total.parse().unwrap());
+            let rest: Vec<&str> = words.collect();
+            let cores = rest.iter().find_map(|w| w.strip_prefix('c')).map_or(100, |c| c.parse().unwrap());
+            let state = if rest.contains(&"down") { GpuState::Unhealthy } else { GpuState::Healthy };
+            let shape = shape.parse().unwrap();
+            node.gpus.push(Gpu {
+                name: gpu.into(),
+                shape,
+                memory: total * GIB,
+                cores: 100,
+                shares: 64,
+                state,
+            });
+            if free < total || cores < 100 {
+                let memory = (total - free) * GIB;
+                shares.push(Share { node: name.into(), gpu: gpu.into(), memory, cores: 100 - cores });
+            }
+        }
+        cluster.set_node(name, node);
+        cluster.hold_claim(name, shares);
+    }
+    cluster
+}
+
+fn policy(name: &str) -> Policy {
+    crate::POLICIES.iter().find(|p| p.0 == name).unwrap().1
+}
+
+fn demand(text: &str) -> Demand {
+    let mut demand = Demand {
+        room: Room { cpu_milli: 100, memory: GIB, pods: 1 },
+        requests: vec![],
+        node_policy: Policy::Binpack,
+        only_node: None,
+        excluded: BTreeMap::new(),
+    };
+    let mut container = 0;
+    for part in text.replace('/', " + / ").split('+').map(str::trim).filter(|p| !p.is_empty()) {
+        let mut request = Request {
+            claim: "claim".into(),
+            name: format!("r{}", demand.requests.len()),
+            count: 1,
+            memory: MemoryAsk::All,
+            cores: 0,
+            shapes: Shapes::Any,
+            gpu_policy: Policy::Binpack,
+            containers: BTreeSet::new(),
+        };
+        for word in part.split_whitespace() {
+            match word.split_once('=').unwrap_or((word, "")) {
+                ("/", _) => container += 1,
+                ("memory", n) => request.memory = MemoryAsk::Bytes(n.parse::<u64>().unwrap() * GIB),
+                ("percent", n) => request.memory = MemoryAsk::Percent(n.parse().unwrap()),
+                ("cores", n) => request.cores = n.parse().unwrap(),
+                ("count", n) => request.count = n.parse().unwrap(),
+                ("shape", n) => request.shapes = Shapes::Of(BTreeSet::from([n.parse().unwrap()])),
+                ("gpu", p) => request.gpu_policy = policy(p),
+                ("node", p) => demand.node_policy = policy(p),
+                ("cpu", n) => demand.room.cpu_milli = n.parse().unwrap(),
+                ("on", n) => demand.only_node = Some(n.into()),
+                ("without", n) => drop(demand.excluded.insert(n.into(), NodeExclusion("NotReady".into()))),
+                ("all", _) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+        request.containers = BTreeSet::from([container]);
+        demand.requests.push(request);
+    }
+    demand
+}
+
+fn answer(cluster: &Cluster, demand: &Demand) -> String {
+    match cluster.plan(demand) {
+        Ok(p) => {
+            format!("{}/{}", p.node, p.shares.iter().map(|s| s.gpu.as_str()).collect::<Vec<_>>().join("+"))
+        }
+        Err(refusal) => refusal.to_string(),
+    }
+}
+
+#[track_caller]
+fn check(nodes: &str, ask: &str, want: &str) {
+    assert_eq!(answer(&cluster(nodes), &demand(ask)), want, "\n{nodes}\nask: {ask}");
+}
+
+const TWO: &str = "node-a: gpu-0 16/16, gpu-1 8/16\nnode-b: gpu-0 16/16, gpu-1 16/16";
+
+#[test]
+fn binpack_takes_the_fullest_node_and_gpu_that_fit() {
+    check(TWO, "memory=8", "node-a/gpu-1");
+    check(TWO, "memory=9", "node-a/gpu-0");
+}
+
+#[test]
+fn spread_takes_the_emptiest() {
+    check(TWO, "memory=8 node=Spread gpu=Spread", "node-b/gpu-0");
+    check(TWO, "memory=8 gpu=Spread", "node-a/gpu-0");
+    check(TWO, "memory=8 node=Spread", "node-b/gpu-0");
+}
+
+#[test]
+fn spread_counts_the_request_itself() {
+    check("node-a: gpu-0 12/16, gpu-1 24/40", "memory=8 gpu=Spread", "node-a/gpu-1");
+}
+
+#[test]
+fn cores_count_as_much_as_memory() {
+    check("node-a: gpu-0 16/16 c20, gpu-1 12/16", "memory=2 cores=10", "node-a/gpu-0");
+    check("node-a: gpu-0 16/16 c20, gpu-1 12/16", "memory=2 cores=30", "node-a/gpu-1");
+}
+
+#[test]
+fn equal_candidates_are_told_apart_by_name() {
+    check("node-b: gpu-1 16/16, gpu-0 16/16\nnode-a: gpu-1 16/16, gpu-0 16/16", "memory=1", "node-a/gpu-0");
+}
+
+#[test]
+fn several_gpus_of_one_request_are_different_ones() {
+    check(TWO, "memory=4 count=2", "node-a/gpu-1+gpu-0");
+    check(TWO, "memory=4 count=3", "0/4 GPUs: 4 NotEnoughGpus");
+}
+
+#[test]
+fn requests_of_one_container_part_where_they_can() {
+    check("node-a: gpu-0 16/16, gpu-1 16/16", "memory=4 + memory=4", "node-a/gpu-0+gpu-1");
+    check("node-a: gpu-0 16/16", "memory=4 + memory=4", "node-a/gpu-0+gpu-0");
+}
+
+#[test]
+fn requests_of_different_containers_may_share_a_gpu() {
+    check("node-a: gpu-0 16/16, gpu-1 16/16", "memory=4 / memory=4", "node-a/gpu-0+gpu-0");
+}
+
+#[test]
+fn a_first_choice_that_leads_nowhere_is_taken_back() {
+    // Binpack would put the small request on the only GPU that can hold the large one.
+    check(
+        "node-a: gpu-0 10/40, gpu-1 12/16 c10",
+        "memory=8 cores=5 / memory=10 cores=20",
+        "node-a/gpu-1+gpu-0",
+    );
+}
+
+#[test]
+fn a_percentage_is_of_the_gpu_it_lands_on() {
+    let placed = cluster("node-a: gpu-0 16/16").plan(&demand("percent=50")).unwrap();
+    assert_eq!(placed.shares[0].memory, 8 * GIB);
+    check("node-a: gpu-0 7/16", "percent=50", "0/1 GPUs: 1 InsufficientMemory (largest free 7Gi, asked 8Gi)");
+}
+
+#[test]
+fn everything_is_asked_when_nothing_is_said() {
+    check(TWO, "all", "node-a/gpu-0");
+    check("node-a: gpu-0 15/16", "all", "0/1 GPUs: 1 InsufficientMemory (largest free 15Gi, asked 16Gi)");
+}
+
+#[test]
+fn a_refusal_names_each_reason_once_with_its_number() {
+    check(
+        "node-a: gpu-0 2/24, gpu-1 3/24, gpu-2 24/24 down\nnode-b: gpu-0 24/24#2",
+        "memory=8 shape=0",
+        "0/4 GPUs: 2 InsufficientMemory (largest free 3Gi, asked 8Gi), 1 ModelMismatch, 1 Unhealthy",
+    );
+}
+
+#[test]
+fn a_refusal_names_nodes_that_are_out() {
+    check(TWO, "memory=1 cpu=5000", "0/4 GPUs: 2 nodes InsufficientCpu");
+    check(TWO, "memory=1 without=node-a on=node-a", "0/4 GPUs: 1 node NotReady, 1 node NotTheNode");
+    check(
+        "node-a: gpu-0 1/1 c20",
+        "memory=1 cores=30",
+        "0/1 GPUs: 1 InsufficientCores (most free 20 %, asked 30 %)",
+    );
+}
+
+#[test]
+fn a_cluster_without_gpus_says_so() {
+    check("node-a:", "memory=1", "0/0 GPUs: no node has a GPU of this driver");
+}
+
+#[test]
+fn holdings_on_a_node_that_left_count_when_it_is_back() {
+    let mut c = cluster("node-a: gpu-0 16/16");
+    c.hold_claim("x", vec![Share { node: "node-a".into(), gpu: "gpu-0".into(), memory: 12 * GIB, cores: 0 }]);
+    let node =
+        Node { room: Room { cpu_milli: 4000, memory: 64 * GIB, pods: 10 }, ..c.nodes["node-a"].clone() };
+    c.remove_node("node-a");
+    c.set_node("node-a", node);
+    assert_eq!(
+        answer(&c, &demand("memory=8")),
+        "0/1 GPUs: 1 InsufficientMemory (largest free 4Gi, asked 8Gi)"
+    );
+}
+
+#[test]
+fn overcommitment_is_found_with_its_claims() {
+    let mut c = cluster("node-a: gpu-0 16/16");
+    let share = |memory| Share { node: "node-a".into(), gpu: "gpu-0".into(), memory, cores: 0 };
+    c.hold_claim("x", vec![share(12 * GIB)]);
+    assert!(c.overcommitted().is_empty());
+    c.hold_claim("y", vec![share(12 * GIB)]);
+    assert_eq!(c.overcommitted()[0].claims, ["x", "y"]);
+}
+
+#[derive(Debug, Clone)]
+struct Small {
+    /// Free GiB and free cores of each GPU, by node.
+    nodes: Vec<Vec<(u64, u32)>>,
+    /// GiB, cores, count.
+    requests: Vec<(u64, u32, u32)>,
+}
+
+fn small() -> impl Strategy<Value = Small> {
+    let gpu = (0..=8u64, 0..=10u32).prop_map(|(m, c)| (m, c * 10));
+    let nodes = proptest::collection::vec(proptest::collection::vec(gpu, 1..4), 1..3);
+    let requests = proptest::collection::vec((1..=6u64, 0..=5u32, 1..3u32), 1..4);
+    (nodes, requests).prop_map(|(nodes, requests)| Small {
+        nodes,
+        requests: requests.into_iter().map(|(m, c, n)| (m, c * 10, n)).collect(),
+    })
+}
+
+/// Whether the requests fit a node in any way at all.
+fn brute_force(
+    gpus: &mut Vec<(u64, u32)>,
+    units: &[(usize, u64, u32)],
+    used: &mut Vec<(usize, usize)>,
+) -> bool {
+    let Some(&(request, memory, cores)) = units.first() else { return true };
+    for gpu in 0..gpus.len() {
+        if used.contains(&(request, gpu)) || gpus[gpu].0 < memory || gpus[gpu].1 < cores {
+            continue;
+        }
+        gpus[gpu].0 -= memory;
+        gpus[gpu].1 -= cores;
+        used.push((request, gpu));
+        if brute_force(gpus, &units[1..], used) {
+            return true;
+        }
+        used.pop();
+        gpus[gpu].0 += memory;
+        gpus[gpu].1 += cores;
+    }
+    false
+}
+
+proptest! {
+    #[test]
+    fn a_pod_is_placed_exactly_if_it_fits_in_some_way(s in small(), spread in any::<bool>()) {
+        let text: Vec<String> = s.nodes.iter().enumerate().map(|(n, gpus)| {
+            let gpus: Vec<String> =
+                gpus.iter().enumerate().map(|(g, (m, c))| format!("gpu-{g} {m}/8 c{c}")).collect();
+            format!("node-{n}: {}", gpus.join(", "))
+        }).collect();
+        let which = if spread { "Spread" } else { "Binpack" };
+        let ask: Vec<String> = s.requests.iter()
+            .map(|(m, c, n)| format!("memory={m} cores={c} count={n} gpu={which} node={which}")).collect();
+        let units: Vec<(usize, u64, u32)> = s.requests.iter().enumerate()
+            .flat_map(|(i, (m, c, n))| std::iter::repeat_n((i, *m, *c), *n as usize)).collect();
+        let possible = s.nodes.iter().any(|n| brute_force(&mut n.clone(), &units, &mut vec![]));
+        let c = cluster(&text.join("\n"));
+        let d = demand(&ask.join(" / "));
+        let planned = c.plan(&d);
+        prop_assert_eq!(planned.is_ok(), possible);
+        prop_assert_eq!(&planned, &c.clone().plan(&d));
+        if let Ok(p) = planned {
+            let mut after = c.clone();
+            let share = |s: &crate::PlacedShare| {
+                Share { node: p.node.clone(), gpu: s.gpu.clone(), memory: s.memory, cores: s.cores }
+            };
+            after.hold_claim("new", p.shares.iter().map(share).collect());
+            prop_assert!(after.overcommitted().is_empty());
+            after.drop_claim("new");
+            prop_assert_eq!(after.plan(&d), c.plan(&d));
+        }
+    }
+}
