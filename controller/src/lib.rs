@@ -1,1 +1,37 @@
-//! Publishes ResourceSlices and allocates ResourceClaims by policy.
+//! Publishes what nodes have as ResourceSlices and decides where the shares of waiting pods go.
+//!
+//! One task, the planner, owns every decision. It looks at what the API server's watches have brought, brings its model
+//! up to date and does what is due; it keeps nothing that it could not find out again, so it may die at any line. Writes
+//! run beside it and report back. Only the holder of the Lease runs any of this.
+//!
+//! | room | what |
+//! |---|---|
+//! | [`stores`] | what the watches have brought |
+//! | [`pod`], [`node`], [`class`], [`request`], [`slice`] | pure: what an object means |
+//! | [`model`] | all of it as the engine sees it |
+//! | [`planner`] | what is due, in what order |
+//! | [`allocation`] | the writes to claims and pods |
+//! | [`publisher`], [`gate`] | slices; the ConfigMaps the admission policies read |
+#![forbid(unsafe_code)]
+
+pub mod allocation;
+pub mod args;
+pub mod class;
+pub mod events;
+pub mod gate;
+pub mod leader;
+pub mod metrics;
+pub mod model;
+pub mod node;
+pub mod planner;
+pub mod pod;
+pub mod publisher;
+pub mod request;
+pub mod selector;
+pub mod slice;
+pub mod stores;
+
+/// Field manager and reporter of everything the controller writes.
+pub const MANAGER: &str = "vgpu-dra.io/controller";
+/// Longest a write may take: shorter than what is left of the Lease when it was last renewed in time.
+pub const WRITE_DEADLINE: std::time::Duration = std::time::Duration::from_millis(2500);

@@ -1,0 +1,254 @@
+//! The writes to claims and pods, next to an unmodified kube-scheduler.
+//!
+//! A claim goes Pending -> Guarded (finalizer) -> Allocated (ours) -> Reserved (the scheduler's). An allocation is set or
+//! cleared, never edited, and only with the resourceVersion that showed the finalizer. `reservedFor` is never ours.
+//!
+//! | what fails | what is left | who repairs it |
+//! |---|---|---|
+//! | we die between finalizer and status | a guarded claim without allocation | the next pass plans it |
+//! | conflict on either write | nothing of ours | the pod alone is planned again |
+//! | we die between the last claim and the gate | an allocated, gated pod | the next pass takes the gate |
+//! | the pod goes before it is reserved | an allocation nobody uses | taken back after a fresh look |
+//!
+//! `allocationTimestamp` is always written: the scheduler would add it later, the API server refuses any change of a set
+//! allocation, and the pod would never bind. Source: resource.k8s.io/v1, KEP-5075; seen on 1.36.3.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::policy::v1::Eviction;
+use k8s_openapi::api::resource::v1::ResourceClaim;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt};
+use serde_json::{Value, json};
+use vgpu_allocator::PlacedShare;
+use vgpu_api::names::{CLAIM_FINALIZER, CORES, DRIVER, GATE, MEMORY, MEMORY_PERCENT, SHARES, pool};
+use vgpu_api::{MIB, Quantity};
+
+use crate::{WRITE_DEADLINE, pod};
+
+/// A write that did not take.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// Somebody else was first, or the object is gone.
+    #[error("{what} {object}: it changed meanwhile")]
+    Conflict {
+        /// What was tried.
+        what: &'static str,
+        /// Namespace and name.
+        object: String,
+    },
+    /// No answer in time; it may have taken.
+    #[error("{what} {object}: no answer in {WRITE_DEADLINE:?}")]
+    Timeout {
+        /// What was tried.
+        what: &'static str,
+        /// Namespace and name.
+        object: String,
+    },
+    /// The API server refused.
+    #[error("{what} {object}")]
+    Refused {
+        /// What was tried.
+        what: &'static str,
+        /// Namespace and name.
+        object: String,
+        /// Its words.
+        source: Box<kube::Error>,
+    },
+}
+
+/// One claim with what it gets.
+#[derive(Debug, Clone)]
+pub struct Grant {
+    /// As last seen.
+    pub claim: Arc<ResourceClaim>,
+    /// Its shares, in the order of its requests.
+    pub shares: Vec<PlacedShare>,
+    /// Percent of memory a request asked for, by request; written as consumed beside the bytes.
+    pub percents: Vec<(String, u32)>,
+    /// Configuration, class first.
+    pub config: Vec<Value>,
+}
+
+async fn timed<T>(
+    what: &'static str,
+    object: &str,
+    call: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, WriteError> {
+    let object = object.to_owned();
+    match tokio::time::timeout(WRITE_DEADLINE, call).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => {
+            Err(WriteError::Conflict { what, object })
+        }
+        Ok(Err(source)) => Err(WriteError::Refused { what, object, source: Box::new(source) }),
+        Err(_) => Err(WriteError::Timeout { what, object }),
+    }
+}
+
+fn path<K: ResourceExt>(object: &K) -> String {
+    match object.namespace() {
+        Some(namespace) => format!("{namespace}/{}", object.name_any()),
+        None => object.name_any(),
+    }
+}
+
+fn claims(client: &Client, claim: &ResourceClaim) -> Api<ResourceClaim> {
+    Api::namespaced(client.clone(), &claim.namespace().unwrap_or_default())
+}
+
+/// The status an allocation is.
+pub fn allocation(
+    node: &str,
+    grant: &Grant,
+    now: jiff::Timestamp,
+    share_id: &mut dyn FnMut() -> String,
+) -> Value {
+    let result = |share: &PlacedShare| {
+        let percent = grant.percents.iter().find(|(request, _)| *request == share.request).map_or(0, |p| p.1);
+        json!({
+            "request": share.request,
+            "driver": DRIVER,
+            "pool": pool(node),
+            "device": share.gpu,
+            "shareID": share_id(),
+            "consumedCapacity": {
+                MEMORY: Quantity::bytes(share.memory / MIB * MIB).to_string(),
+                MEMORY_PERCENT: percent.to_string(),
+                CORES: share.cores.to_string(),
+                SHARES: "1",
+            },
+        })
+    };
+    let results: Vec<Value> = grant.shares.iter().map(result).collect();
+    let seconds = jiff::Timestamp::from_second(now.as_second()).unwrap_or(now);
+    json!({
+        "allocationTimestamp": seconds.to_string(),
+        "devices": {"results": results, "config": grant.config},
+        "nodeSelector": {"nodeSelectorTerms": [
+            {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}]},
+    })
+}
+
+/// Guards and allocates a claim; gives it as stored.
+///
+/// # Errors
+/// [`WriteError`].
+pub async fn allocate(client: &Client, node: &str, grant: &Grant) -> Result<ResourceClaim, WriteError> {
+    let (api, name, object) = (claims(client, &grant.claim), grant.claim.name_any(), path(&*grant.claim));
+    let mut guarded = (*grant.claim).clone();
+    if !guarded.finalizers().iter().any(|f| f == CLAIM_FINALIZER) {
+        let mut finalizers = guarded.finalizers().to_vec();
+        finalizers.push(CLAIM_FINALIZER.to_owned());
+        let patch =
+            json!({"metadata": {"resourceVersion": guarded.resource_version(), "finalizers": finalizers}});
+        let patch = Patch::Merge(patch);
+        guarded = timed("guard claim", &object, api.patch(&name, &PatchParams::default(), &patch)).await?;
+    }
+    let allocation =
+        allocation(node, grant, jiff::Timestamp::now(), &mut || uuid::Uuid::new_v4().to_string());
+    let patch = json!({
+        "metadata": {"resourceVersion": guarded.resource_version()},
+        "status": {"allocation": allocation},
+    });
+    let patch = Patch::Merge(patch);
+    timed("allocate claim", &object, api.patch_status(&name, &PatchParams::default(), &patch)).await
+}
+
+/// Clears an allocation nobody has reserved; with `unguard` the finalizer goes too.
+///
+/// # Errors
+/// [`WriteError`]; a claim that was reserved meanwhile is a conflict.
+pub async fn clear(
+    client: &Client,
+    claim: &ResourceClaim,
+    unguard: bool,
+) -> Result<ResourceClaim, WriteError> {
+    let (api, name, object) = (claims(client, claim), claim.name_any(), path(claim));
+    let patch = json!({
+        "metadata": {"resourceVersion": claim.resource_version()},
+        "status": {"allocation": null},
+    });
+    let patch = Patch::Merge(patch);
+    let cleared =
+        timed("clear claim", &object, api.patch_status(&name, &PatchParams::default(), &patch)).await?;
+    if !unguard {
+        return Ok(cleared);
+    }
+    let finalizers: Vec<&String> = cleared.finalizers().iter().filter(|f| *f != CLAIM_FINALIZER).collect();
+    let patch =
+        json!({"metadata": {"resourceVersion": cleared.resource_version(), "finalizers": finalizers}});
+    let patch = Patch::Merge(patch);
+    timed("unguard claim", &object, api.patch(&name, &PatchParams::default(), &patch)).await
+}
+
+/// Takes our gate, and only ours, from a pod. A pod without it is left alone.
+///
+/// # Errors
+/// [`WriteError`].
+pub async fn ungate(client: &Client, pod: &Pod) -> Result<(), WriteError> {
+    let Some(index) = pod::gate_index(pod) else { return Ok(()) };
+    let at = format!("/spec/schedulingGates/{index}");
+    let patch = json!([
+        {"op": "test", "path": format!("{at}/name"), "value": GATE},
+        {"op": "remove", "path": at},
+    ]);
+    let patch: Patch<Value> = match serde_json::from_value(patch) {
+        Ok(patch) => Patch::Json(patch),
+        Err(error) => unreachable!("a constant JSON patch: {error}"),
+    };
+    let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+    timed("take the gate from pod", &path(pod), api.patch(&pod.name_any(), &PatchParams::default(), &patch))
+        .await
+        .map(drop)
+}
+
+/// Evicts a pod, budgets respected.
+///
+/// # Errors
+/// [`WriteError`].
+pub async fn evict(client: &Client, pod: &Pod) -> Result<(), WriteError> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+    let eviction = Eviction {
+        metadata: kube::core::ObjectMeta { name: Some(pod.name_any()), ..Default::default() },
+        ..Eviction::default()
+    };
+    let (name, parameters) = (pod.name_any(), PostParams::default());
+    let call = api.create_subresource::<Eviction, Value>("eviction", &name, &parameters, &eviction);
+    timed("evict pod", &path(pod), call).await.map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_allocation_names_everything_the_scheduler_and_the_kubelet_need() {
+        let share = PlacedShare {
+            claim: "u".into(),
+            request: "gpu".into(),
+            gpu: "gpu-ab".into(),
+            memory: 7500 * MIB,
+            cores: 30,
+        };
+        let grant = Grant {
+            claim: Arc::new(ResourceClaim::default()),
+            shares: vec![share],
+            percents: vec![],
+            config: vec![],
+        };
+        let at = "2026-01-02T03:04:05.678Z".parse().unwrap();
+        let status = allocation("node-a", &grant, at, &mut || "id".to_owned());
+        assert_eq!(status["allocationTimestamp"], "2026-01-02T03:04:05Z");
+        assert_eq!(
+            status["devices"]["results"][0],
+            json!({
+                "request": "gpu", "driver": "gpu.vgpu-dra.io", "pool": "node-a/gpu", "device": "gpu-ab", "shareID": "id",
+                "consumedCapacity": {"memory": "7500Mi", "memoryPercent": "0", "cores": "30", "shares": "1"},
+            })
+        );
+        let field = &status["nodeSelector"]["nodeSelectorTerms"][0]["matchFields"][0];
+        assert_eq!(field["values"], json!(["node-a"]));
+    }
+}

@@ -1,0 +1,37 @@
+//! Command line.
+
+use std::net::SocketAddr;
+
+use vgpu_api::{Placement, Policy};
+
+/// The controller's flags.
+#[derive(Debug, Clone, clap::Parser)]
+#[command(
+    name = "vgpu-controller",
+    about = "Publishes ResourceSlices and allocates ResourceClaims by policy",
+    version
+)]
+pub struct Args {
+    /// Order of nodes when neither claim nor class says.
+    #[arg(long, default_value = "Binpack")]
+    pub node_policy: Policy,
+    /// Order of GPUs when neither claim nor class says.
+    #[arg(long, default_value = "Binpack")]
+    pub gpu_policy: Policy,
+    /// Where /metrics and /healthz are served.
+    #[arg(long, default_value = "0.0.0.0:8080")]
+    pub metrics_address: SocketAddr,
+    /// Namespace of the Lease.
+    #[arg(long, env = "POD_NAMESPACE", default_value = "vgpu-dra-system")]
+    pub namespace: String,
+    /// Name this controller holds the Lease by.
+    #[arg(long, env = "POD_NAME", default_value = "vgpu-controller")]
+    pub identity: String,
+}
+
+impl Args {
+    /// What is laid under class and claim configuration.
+    pub fn placement(&self) -> Placement {
+        Placement { node: Some(self.node_policy), gpu: Some(self.gpu_policy) }
+    }
+}

@@ -1,0 +1,141 @@
+//! What the stores hold, as the engine sees it. Built anew for each pass: nothing to keep in step, nothing to repair.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{Node as KubeNode, NodeSelector, Pod};
+use k8s_openapi::api::resource::v1::{DeviceRequestAllocationResult, ResourceClaim};
+use kube::ResourceExt;
+use kube::runtime::reflector::ObjectRef;
+use vgpu_allocator::{Cluster, Node, NodeExclusion, Share};
+use vgpu_api::Quantity;
+use vgpu_api::names::{CORES, DRIVER, MEMORY, pool_node};
+
+use crate::class::Shapes;
+use crate::stores::Stores;
+use crate::{node, pod, slice};
+
+/// Everything a pass decides on.
+pub struct Model {
+    /// The engine's view.
+    pub cluster: Cluster,
+    /// GPUs by what selectors see of them.
+    pub shapes: Shapes,
+    /// Nodes by name.
+    pub nodes: BTreeMap<String, Arc<KubeNode>>,
+    /// Claims by UID.
+    pub claims: HashMap<String, Arc<ResourceClaim>>,
+    /// Pods that name a claim, by its namespace and name.
+    pub users: HashMap<(String, String), Vec<Arc<Pod>>>,
+}
+
+/// Results of this driver in an allocated claim.
+pub fn own_results(claim: &ResourceClaim) -> Vec<&DeviceRequestAllocationResult> {
+    let allocation = claim.status.as_ref().and_then(|s| s.allocation.as_ref());
+    let results =
+        allocation.and_then(|a| a.devices.as_ref()).and_then(|d| d.results.as_deref()).unwrap_or_default();
+    results.iter().filter(|r| r.driver == DRIVER).collect()
+}
+
+/// Whether a claim is allocated, by whomever.
+pub fn is_allocated(claim: &ResourceClaim) -> bool {
+    claim.status.as_ref().is_some_and(|s| s.allocation.is_some())
+}
+
+/// Whether some pod has reserved it.
+pub fn is_reserved(claim: &ResourceClaim) -> bool {
+    claim.status.as_ref().and_then(|s| s.reserved_for.as_ref()).is_some_and(|r| !r.is_empty())
+}
+
+/// Node of an allocated claim.
+pub fn node_of(claim: &ResourceClaim) -> Option<String> {
+    own_results(claim).iter().find_map(|r| pool_node(&r.pool).map(str::to_owned))
+}
+
+/// What an allocated claim holds.
+pub fn shares(claim: &ResourceClaim) -> Vec<Share> {
+    let share = |result: &&DeviceRequestAllocationResult| {
+        let consumed = |name: &str| -> u64 {
+            let quantity = result.consumed_capacity.as_ref().and_then(|c| c.get(name));
+            let value = quantity.and_then(|q| q.0.parse::<Quantity>().ok()).map_or(0, Quantity::value);
+            u64::try_from(value).unwrap_or(0)
+        };
+        Some(Share {
+            node: pool_node(&result.pool)?.to_owned(),
+            gpu: result.device.clone(),
+            memory: consumed(MEMORY),
+            cores: u32::try_from(consumed(CORES)).unwrap_or(0),
+        })
+    };
+    own_results(claim).iter().filter_map(share).collect()
+}
+
+impl Model {
+    /// Of what the stores hold now.
+    pub fn build(stores: &Stores) -> Self {
+        let mut shapes = Shapes::default();
+        let mut gpus: BTreeMap<String, Vec<vgpu_allocator::Gpu>> = BTreeMap::new();
+        // The store's order is a hash map's; shapes are numbered in the order of names.
+        let mut slices = stores.slices.state();
+        slices.sort_by_key(|s| s.name_any());
+        for slice in slices {
+            let Some(node) = slice.spec.node_name.clone() else { continue };
+            for device in slice.spec.devices.as_deref().unwrap_or_default() {
+                gpus.entry(node.clone()).or_default().extend(slice::engine_gpu(device, shapes.of(device)));
+            }
+        }
+        let mut cluster = Cluster::default();
+        let nodes: BTreeMap<String, Arc<KubeNode>> =
+            stores.nodes.state().into_iter().map(|n| (n.name_any(), n)).collect();
+        for (name, found) in &nodes {
+            let gpus = gpus.remove(name).unwrap_or_default();
+            cluster.set_node(name, Node { room: node::room(found), gpus });
+        }
+        let mut claims = HashMap::new();
+        for claim in stores.claims.state() {
+            let uid = claim.uid().unwrap_or_default();
+            let held = shares(&claim);
+            if !held.is_empty() {
+                cluster.hold_claim(&uid, held);
+            }
+            claims.insert(uid, claim);
+        }
+        let mut users: HashMap<(String, String), Vec<Arc<Pod>>> = HashMap::new();
+        for found in stores.pods.state() {
+            if pod::is_done(&found) {
+                continue;
+            }
+            let uid = found.uid().unwrap_or_default();
+            if let Some(node) = pod::bound_to(&found) {
+                cluster.hold_pod(&uid, node, pod::room(&found));
+            }
+            let namespace = found.namespace().unwrap_or_default();
+            for claim in pod::claims(&found).into_iter().filter_map(|c| c.claim) {
+                users.entry((namespace.clone(), claim)).or_default().push(found.clone());
+            }
+        }
+        Self { cluster, shapes, nodes, claims, users }
+    }
+
+    /// Nodes a pod may not go to, and why.
+    pub fn excluded(&self, pod: &Pod, volumes: &[NodeSelector]) -> BTreeMap<String, NodeExclusion> {
+        let reason = |(name, node): (&String, &Arc<KubeNode>)| {
+            node::exclusion(node, pod, volumes).map(|reason| (name.clone(), reason))
+        };
+        self.nodes.iter().filter_map(reason).collect()
+    }
+}
+
+/// Where the volumes a pod is bound to can be reached.
+pub fn volume_affinity(stores: &Stores, pod: &Pod) -> Vec<NodeSelector> {
+    let namespace = pod.namespace().unwrap_or_default();
+    let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
+    let selector = |claim: &str| -> Option<NodeSelector> {
+        let claim = stores.volume_claims.get(&ObjectRef::new(claim).within(&namespace))?;
+        let volume = stores.volumes.get(&ObjectRef::new(claim.spec.as_ref()?.volume_name.as_deref()?))?;
+        volume.spec.as_ref()?.node_affinity.as_ref()?.required.clone()
+    };
+    let names =
+        volumes.iter().filter_map(|v| v.persistent_volume_claim.as_ref()).map(|c| c.claim_name.as_str());
+    names.filter_map(selector).collect()
+}

@@ -1,0 +1,184 @@
+//! Pure: what a pod asks of claims and nodes.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+use kube::ResourceExt;
+use vgpu_allocator::Room;
+use vgpu_api::Quantity;
+use vgpu_api::names::GATE;
+
+/// A claim as a pod names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimRef {
+    /// Name in the pod.
+    pub name: String,
+    /// Name of the ResourceClaim; `None` while its template has not made it yet.
+    pub claim: Option<String>,
+    /// Name of the template, if it comes from one.
+    pub template: Option<String>,
+}
+
+/// Claims of a pod, in the order it names them.
+pub fn claims(pod: &Pod) -> Vec<ClaimRef> {
+    let statuses = pod.status.as_ref().and_then(|s| s.resource_claim_statuses.as_deref()).unwrap_or_default();
+    let of_template = |name: &str| statuses.iter().find(|s| s.name == name)?.resource_claim_name.clone();
+    let named = pod.spec.as_ref().and_then(|s| s.resource_claims.as_deref()).unwrap_or_default();
+    let claim = |c: &k8s_openapi::api::core::v1::PodResourceClaim| ClaimRef {
+        name: c.name.clone(),
+        claim: c.resource_claim_name.clone().or_else(|| of_template(&c.name)),
+        template: c.resource_claim_template_name.clone(),
+    };
+    named.iter().map(claim).collect()
+}
+
+fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
+    let spec = pod.spec.as_ref();
+    let init = spec.and_then(|s| s.init_containers.as_deref()).unwrap_or_default();
+    init.iter().chain(spec.map(|s| s.containers.as_slice()).unwrap_or_default())
+}
+
+/// Containers (by index, init containers first) that use a request of a claim.
+pub fn users(pod: &Pod, claim: &str, request: &str) -> BTreeSet<u32> {
+    let uses = |container: &Container| {
+        let claims = container.resources.as_ref().and_then(|r| r.claims.as_deref()).unwrap_or_default();
+        claims.iter().any(|c| c.name == claim && c.request.as_deref().is_none_or(|r| r == request))
+    };
+    (0u32..).zip(containers(pod)).filter(|(_, c)| uses(c)).map(|(i, _)| i).collect()
+}
+
+/// CPU, memory and a place: the sum of the containers or the largest step of the initialisation, with overhead, as the
+/// scheduler counts (init containers that restart run on beside what follows them).
+pub fn room(pod: &Pod) -> Room {
+    let Some(spec) = pod.spec.as_ref() else { return Room::default() };
+    let of = |container: &Container| -> (u64, u64) {
+        let requests = container.resources.as_ref().and_then(|r| r.requests.as_ref());
+        let amount = |name: &str| -> Option<Quantity> { requests?.get(name)?.0.parse().ok() };
+        (
+            amount("cpu").map_or(0, |q| q.milli_value().max(0) as u64),
+            amount("memory").map_or(0, |q| q.value().max(0) as u64),
+        )
+    };
+    let add = |a: (u64, u64), b: (u64, u64)| (a.0.saturating_add(b.0), a.1.saturating_add(b.1));
+    let max = |a: (u64, u64), b: (u64, u64)| (a.0.max(b.0), a.1.max(b.1));
+    let (mut sidecars, mut peak) = ((0, 0), (0, 0));
+    for container in spec.init_containers.as_deref().unwrap_or_default() {
+        if container.restart_policy.as_deref() == Some("Always") {
+            sidecars = add(sidecars, of(container));
+            peak = max(peak, sidecars);
+        } else {
+            peak = max(peak, add(sidecars, of(container)));
+        }
+    }
+    let running = spec.containers.iter().map(of).fold(sidecars, add);
+    let overhead = |name: &str| -> Option<Quantity> { spec.overhead.as_ref()?.get(name)?.0.parse().ok() };
+    let (cpu, memory) = max(peak, running);
+    Room {
+        cpu_milli: cpu.saturating_add(overhead("cpu").map_or(0, |q| q.milli_value().max(0) as u64)),
+        memory: memory.saturating_add(overhead("memory").map_or(0, |q| q.value().max(0) as u64)),
+        pods: 1,
+    }
+}
+
+/// Node it is bound to.
+pub fn bound_to(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref().filter(|n| !n.is_empty())
+}
+
+/// Whether it has ended.
+pub fn is_done(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or_default();
+    matches!(phase, "Succeeded" | "Failed")
+}
+
+/// Whether it is being deleted.
+pub fn is_going(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
+}
+
+fn gates(pod: &Pod) -> impl Iterator<Item = &str> {
+    let gates = pod.spec.as_ref().and_then(|s| s.scheduling_gates.as_deref()).unwrap_or_default();
+    gates.iter().map(|g| g.name.as_str())
+}
+
+/// Place of our gate among the pod's gates.
+pub fn gate_index(pod: &Pod) -> Option<usize> {
+    gates(pod).position(|g| g == GATE)
+}
+
+/// Whether somebody else still holds it back.
+pub fn has_other_gates(pod: &Pod) -> bool {
+    gates(pod).any(|g| g != GATE)
+}
+
+/// Whether the scheduler has said that it cannot be scheduled.
+pub fn is_refused(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|c| {
+        c.type_ == "PodScheduled" && c.status == "False" && c.reason.as_deref() != Some("SchedulingGated")
+    })
+}
+
+/// Node for which others are being preempted.
+pub fn nominated(pod: &Pod) -> Option<&str> {
+    pod.status.as_ref()?.nominated_node_name.as_deref().filter(|n| !n.is_empty())
+}
+
+/// Who comes first: higher priority, then older, then by name.
+pub fn order(a: &Pod, b: &Pod) -> std::cmp::Ordering {
+    let priority = |p: &Pod| p.spec.as_ref().and_then(|s| s.priority).unwrap_or(0);
+    let key = |p: &Pod| (p.creation_timestamp().map(|t| t.0), p.namespace(), p.name_any());
+    priority(b).cmp(&priority(a)).then_with(|| key(a).cmp(&key(b)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(spec: serde_json::Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).unwrap()
+    }
+
+    fn container(cpu: &str) -> serde_json::Value {
+        json!({"name": "c", "resources": {"requests": {"cpu": cpu, "memory": "1Gi"}}})
+    }
+
+    #[test]
+    fn room_is_the_larger_of_running_and_starting() {
+        let mut sidecar = container("300m");
+        sidecar["restartPolicy"] = "Always".into();
+        let p = pod(json!({
+            "initContainers": [sidecar, container("1500m")],
+            "containers": [container("500m"), container("500m")],
+            "overhead": {"cpu": "50m"},
+        }));
+        assert_eq!(room(&p), Room { cpu_milli: 1850, memory: 3 << 30, pods: 1 });
+    }
+
+    #[test]
+    fn users_of_a_request_are_those_that_name_it_or_its_whole_claim() {
+        let with = |claims: serde_json::Value| json!({"name": "c", "resources": {"claims": claims}});
+        let p = pod(json!({"containers": [
+            with(json!([{"name": "gpu"}])),
+            with(json!([{"name": "gpu", "request": "small"}])),
+            with(json!([{"name": "other"}])),
+        ]}));
+        assert_eq!(users(&p, "gpu", "large"), BTreeSet::from([0]));
+        assert_eq!(users(&p, "gpu", "small"), BTreeSet::from([0, 1]));
+    }
+
+    #[test]
+    fn a_template_gives_its_claim_when_it_is_made() {
+        let mut p = pod(
+            json!({"containers": [], "resourceClaims": [{"name": "a", "resourceClaimTemplateName": "t"}]}),
+        );
+        assert_eq!(claims(&p)[0].claim, None);
+        p.status = serde_json::from_value(
+            json!({"resourceClaimStatuses": [{"name": "a", "resourceClaimName": "p-a-x"}]}),
+        )
+        .unwrap();
+        assert_eq!(claims(&p)[0].claim.as_deref(), Some("p-a-x"));
+    }
+}

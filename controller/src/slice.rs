@@ -1,0 +1,247 @@
+//! Pure: a GpuNode and its policy as ResourceSlices, and slices as the engine's GPUs.
+
+use k8s_openapi::api::resource::v1::{Device, ResourceSlice};
+use serde_json::{Value, json};
+use vgpu_allocator::{Gpu as EngineGpu, GpuState};
+use vgpu_api::names::{self, CORES, MEMORY, MEMORY_PERCENT, SHARES};
+use vgpu_api::{Gpu, GpuNode, GpuPolicySpec, Health, Quantity};
+
+/// Devices of a slice: the API takes no more where any has a taint.
+const DEVICES: usize = 64;
+/// Key of the taint on a GPU the driver lost.
+pub const UNHEALTHY: &str = "vgpu-dra.io/unhealthy";
+
+/// Name of a node's slice.
+pub fn name(node: &str, index: usize) -> String {
+    format!("{node}-{}-{index}", names::DRIVER)
+}
+
+/// Slices of a node, to be applied as they are. `full` false gives one without devices: the driver is there, but must not
+/// be used.
+pub fn slices(gpu_node: &GpuNode, policy: &GpuPolicySpec, full: bool) -> Vec<Value> {
+    let node = gpu_node.metadata.name.clone().unwrap_or_default();
+    let status = gpu_node.status.clone().unwrap_or_default();
+    let published = |gpu: &&Gpu| {
+        gpu.unpublished.is_empty() && !policy.excluded_gpus.iter().any(|x| x.eq_ignore_ascii_case(&gpu.uuid))
+    };
+    let gpus: Vec<&Gpu> =
+        status.gpus.iter().filter(published).filter(|_| full && status.limiter.ready).collect();
+    let shares = policy.shares_per_gpu.unwrap_or(names::DEFAULT_SHARES_PER_GPU);
+    let driver = (status.driver_version.as_str(), status.cuda_driver_version.as_str());
+    let devices: Vec<Value> = gpus.iter().map(|g| device(g, driver, shares)).collect();
+    let chunks: Vec<&[Value]> =
+        if devices.is_empty() { vec![&[]] } else { devices.chunks(DEVICES).collect() };
+    let owner = gpu_node.metadata.owner_references.clone().unwrap_or_default();
+    let slice = |(index, devices): (usize, &&[Value])| {
+        json!({
+            "apiVersion": "resource.k8s.io/v1",
+            "kind": "ResourceSlice",
+            "metadata": {"name": name(&node, index), "ownerReferences": owner},
+            "spec": {
+                "driver": names::DRIVER,
+                "nodeName": node,
+                "pool": {"name": names::pool(&node), "generation": 1, "resourceSliceCount": chunks.len()},
+                "devices": devices,
+            },
+        })
+    };
+    chunks.iter().enumerate().map(slice).collect()
+}
+
+/// `12.4` and `550.163.01` as the strict versions the API wants; `None` if they are none.
+fn version(text: &str) -> Option<String> {
+    let mut parts = text.split('.').map(|p| p.parse::<u64>().ok());
+    let (major, minor) = (parts.next()??, parts.next().unwrap_or(Some(0))?);
+    Some(format!("{major}.{minor}.{}", parts.next().unwrap_or(Some(0))?))
+}
+
+fn device(gpu: &Gpu, (driver, cuda): (&str, &str), shares: u32) -> Value {
+    let mut attributes = serde_json::Map::new();
+    let mut text = |name: &str, value: &str| {
+        if !value.is_empty() {
+            attributes.insert(name.to_owned(), json!({"string": value}));
+        }
+    };
+    text("vendor", "nvidia");
+    text("type", "gpu");
+    text("uuid", &gpu.uuid);
+    text("productName", &gpu.product_name);
+    text("brand", &gpu.brand);
+    text("architecture", &gpu.architecture);
+    text("resource.kubernetes.io/pciBusID", &gpu.pci_bus_id);
+    text("resource.kubernetes.io/pcieRoot", &gpu.pcie_root);
+    let versions = [
+        ("cudaComputeCapability", gpu.cuda_compute_capability.as_str()),
+        ("driverVersion", driver),
+        ("cudaDriverVersion", cuda),
+    ];
+    for (name, value) in versions {
+        if let Some(value) = version(value) {
+            attributes.insert(name.to_owned(), json!({"version": value}));
+        }
+    }
+    let numbers = [
+        ("minor", Some(gpu.minor)),
+        ("multiprocessors", Some(gpu.multiprocessors).filter(|n| *n > 0)),
+        ("resource.kubernetes.io/numaNode", gpu.numa_node),
+    ];
+    for (name, value) in numbers {
+        if let Some(value) = value {
+            attributes.insert(name.to_owned(), json!({"int": value}));
+        }
+    }
+    let memory = Quantity::bytes(u64::try_from(gpu.memory_mib).unwrap_or(0) * vgpu_api::MIB).to_string();
+    let mut taints = vec![json!({
+        "key": names::ALLOCATOR_TAINT_KEY, "value": names::ALLOCATOR_TAINT_VALUE, "effect": "NoSchedule",
+    })];
+    if gpu.health == Health::Unhealthy {
+        taints.push(json!({"key": UNHEALTHY, "effect": "NoSchedule"}));
+    }
+    json!({
+        "name": names::device(&gpu.uuid),
+        "attributes": attributes,
+        "allowMultipleAllocations": true,
+        "capacity": {
+            MEMORY: {"value": memory, "requestPolicy": {
+                "default": memory, "validRange": {"min": "1Mi", "max": memory, "step": "1Mi"}}},
+            MEMORY_PERCENT: {"value": "100", "requestPolicy": {
+                "default": "0", "validRange": {"min": "0", "max": "100", "step": "1"}}},
+            CORES: {"value": "100", "requestPolicy": {
+                "default": "0", "validRange": {"min": "0", "max": "100", "step": "1"}}},
+            SHARES: {"value": shares.to_string(), "requestPolicy": {"default": "1", "validValues": ["1"]}},
+        },
+        "taints": taints,
+    })
+}
+
+/// What a server without the feature left out of a stored slice: the gates to enable.
+pub fn dropped(sent: &Value, stored: &ResourceSlice) -> Vec<&'static str> {
+    let stored = stored.spec.devices.as_deref().unwrap_or_default();
+    let sent = sent["spec"]["devices"].as_array().map_or(0, Vec::len);
+    if stored.len() != sent || sent == 0 {
+        return Vec::new();
+    }
+    let mut gates = Vec::new();
+    if stored.iter().any(|d| d.taints.as_deref().unwrap_or_default().is_empty()) {
+        gates.push("DRADeviceTaints");
+    }
+    let shared = |d: &Device| {
+        d.allow_multiple_allocations == Some(true)
+            && d.capacity.as_ref().is_some_and(|c| c.values().all(|c| c.request_policy.is_some()))
+    };
+    if !stored.iter().all(shared) {
+        gates.push("DRAConsumableCapacity");
+    }
+    gates
+}
+
+/// Whether what is stored is what would be sent, but for what the server adds.
+pub fn is_current(sent: &Value, stored: &ResourceSlice) -> bool {
+    let mut stored = serde_json::to_value(&stored.spec).unwrap_or_default();
+    for device in stored["devices"].as_array_mut().into_iter().flatten() {
+        for taint in device["taints"].as_array_mut().into_iter().flatten() {
+            taint.as_object_mut().map(|t| t.remove("timeAdded"));
+        }
+    }
+    let typed = serde_json::from_value::<ResourceSlice>(sent.clone()).ok();
+    let sent = typed.and_then(|s| serde_json::to_value(&s.spec).ok()).unwrap_or_default();
+    let bare = |v: Value| {
+        if v["devices"].as_array().is_some_and(Vec::is_empty) { json!({"no": "devices"}) } else { v }
+    };
+    bare(stored) == bare(sent)
+}
+
+/// A stored device as the engine's GPU; `None` if it is not one this driver publishes.
+pub fn engine_gpu(device: &Device, shape: u32) -> Option<EngineGpu> {
+    let capacity = device.capacity.as_ref()?;
+    let value = |name: &str| -> Option<u64> {
+        let quantity: Quantity = capacity.get(name)?.value.0.parse().ok()?;
+        u64::try_from(quantity.value()).ok()
+    };
+    let unhealthy = device.taints.iter().flatten().any(|t| t.key == UNHEALTHY);
+    Some(EngineGpu {
+        name: device.name.clone(),
+        shape,
+        memory: value(MEMORY)?,
+        cores: u32::try_from(value(CORES)?).ok()?,
+        shares: u32::try_from(value(SHARES)?).ok()?,
+        state: if unhealthy { GpuState::Unhealthy } else { GpuState::Healthy },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use vgpu_api::{GpuNodeStatus, Limiter};
+
+    use super::*;
+
+    fn gpu_node() -> GpuNode {
+        let gpu = Gpu {
+            uuid: "GPU-AB".into(),
+            product_name: "Tesla T4".into(),
+            memory_mib: 15_104,
+            cuda_compute_capability: "7.5".into(),
+            ..Gpu::default()
+        };
+        let mut node = GpuNode::new("node-a", vgpu_api::GpuNodeSpec {});
+        node.status = Some(GpuNodeStatus {
+            limiter: Limiter { ready: true, ..Limiter::default() },
+            driver_version: "550.163.01".into(),
+            gpus: vec![gpu],
+            ..GpuNodeStatus::default()
+        });
+        node
+    }
+
+    fn stored(sent: &Value) -> ResourceSlice {
+        serde_json::from_value(sent.clone()).unwrap()
+    }
+
+    #[test]
+    fn a_gpu_is_published_with_its_capacities_and_the_taint() {
+        let sent = &slices(&gpu_node(), &GpuPolicySpec::default(), true)[0];
+        let device = &sent["spec"]["devices"][0];
+        assert_eq!(device["name"], "gpu-ab");
+        assert_eq!(device["capacity"]["memory"]["value"], "15104Mi");
+        assert_eq!(device["attributes"]["driverVersion"]["version"], "550.163.1");
+        assert_eq!(device["taints"][0]["key"], "vgpu-dra.io/allocator");
+        let gpu = engine_gpu(&stored(sent).spec.devices.unwrap()[0], 7).unwrap();
+        assert_eq!((gpu.memory, gpu.cores, gpu.shares), (15_104 << 20, 100, 64));
+    }
+
+    #[test]
+    fn excluded_and_unpublished_gpus_are_left_out() {
+        let policy = GpuPolicySpec { excluded_gpus: vec!["gpu-ab".into()], ..GpuPolicySpec::default() };
+        assert_eq!(slices(&gpu_node(), &policy, true)[0]["spec"]["devices"], json!([]));
+        let mut mig = gpu_node();
+        mig.status.as_mut().unwrap().gpus[0].unpublished = "MIG mode is on".into();
+        assert_eq!(slices(&mig, &GpuPolicySpec::default(), true)[0]["spec"]["devices"], json!([]));
+    }
+
+    #[test]
+    fn nothing_is_published_while_limits_cannot_be_enforced() {
+        let mut node = gpu_node();
+        node.status.as_mut().unwrap().limiter.ready = false;
+        assert_eq!(slices(&node, &GpuPolicySpec::default(), true)[0]["spec"]["devices"], json!([]));
+    }
+
+    #[test]
+    fn what_a_server_dropped_names_the_gate() {
+        let sent = &slices(&gpu_node(), &GpuPolicySpec::default(), true)[0];
+        assert!(dropped(sent, &stored(sent)).is_empty());
+        let mut less = stored(sent);
+        less.spec.devices.as_mut().unwrap()[0].taints = None;
+        less.spec.devices.as_mut().unwrap()[0].allow_multiple_allocations = None;
+        assert_eq!(dropped(sent, &less), ["DRADeviceTaints", "DRAConsumableCapacity"]);
+    }
+
+    #[test]
+    fn a_stored_slice_is_current_whatever_time_its_taints_have() {
+        let sent = &slices(&gpu_node(), &GpuPolicySpec::default(), true)[0];
+        let mut with_time = sent.clone();
+        with_time["spec"]["devices"][0]["taints"][0]["timeAdded"] = "2026-01-01T00:00:00Z".into();
+        assert!(is_current(sent, &stored(&with_time)));
+        with_time["spec"]["devices"][0]["capacity"]["shares"]["value"] = "2".into();
+        assert!(!is_current(sent, &stored(&with_time)));
+    }
+}

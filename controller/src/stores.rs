@@ -1,0 +1,104 @@
+//! What the API server's watches have brought, and a signal that something changed.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceClaimTemplate, ResourceSlice};
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::reflector::{Lookup, Store};
+use kube::runtime::{WatchStreamExt, reflector, watcher};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+use vgpu_api::names::DRIVER;
+use vgpu_api::{GpuNode, GpuPolicy};
+
+/// A store per kind.
+#[derive(Clone)]
+pub struct Stores {
+    /// Nodes.
+    pub nodes: Store<Node>,
+    /// Pods of all namespaces.
+    pub pods: Store<Pod>,
+    /// Claims.
+    pub claims: Store<ResourceClaim>,
+    /// Claim templates.
+    pub templates: Store<ResourceClaimTemplate>,
+    /// Classes.
+    pub classes: Store<DeviceClass>,
+    /// Slices of this driver.
+    pub slices: Store<ResourceSlice>,
+    /// What plugins report.
+    pub gpu_nodes: Store<GpuNode>,
+    /// What admins allow.
+    pub policies: Store<GpuPolicy>,
+    /// Volumes, for where they tie a pod to.
+    pub volumes: Store<PersistentVolume>,
+    /// Claims to volumes.
+    pub volume_claims: Store<PersistentVolumeClaim>,
+    /// Something changed.
+    pub changed: Arc<Notify>,
+}
+
+impl Stores {
+    /// Starts all watches.
+    pub fn start(client: &Client) -> Self {
+        let changed = Arc::new(Notify::new());
+        let all = watcher::Config::default();
+        let ours = watcher::Config::default().fields(&format!("spec.driver={DRIVER}"));
+        Self {
+            nodes: watch(client, all.clone(), &changed),
+            pods: watch(client, all.clone(), &changed),
+            claims: watch(client, all.clone(), &changed),
+            templates: watch(client, all.clone(), &changed),
+            classes: watch(client, all.clone(), &changed),
+            slices: watch(client, ours, &changed),
+            gpu_nodes: watch(client, all.clone(), &changed),
+            policies: watch(client, all.clone(), &changed),
+            volumes: watch(client, all.clone(), &changed),
+            volume_claims: watch(client, all, &changed),
+            changed,
+        }
+    }
+
+    /// Waits until every store has seen what there was.
+    pub async fn ready(&self) {
+        // An error means that the writer is gone, which ends with the process.
+        let _ = tokio::join!(
+            self.nodes.wait_until_ready(),
+            self.pods.wait_until_ready(),
+            self.claims.wait_until_ready(),
+            self.templates.wait_until_ready(),
+            self.classes.wait_until_ready(),
+            self.slices.wait_until_ready(),
+            self.gpu_nodes.wait_until_ready(),
+            self.policies.wait_until_ready(),
+            self.volumes.wait_until_ready(),
+            self.volume_claims.wait_until_ready(),
+        );
+    }
+}
+
+fn watch<K>(client: &Client, config: watcher::Config, changed: &Arc<Notify>) -> Store<K>
+where
+    K: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
+    K: Send + Sync + 'static,
+{
+    let writer = Writer::<K>::default();
+    let store = writer.as_reader();
+    let changed = changed.clone();
+    let stream = watcher(Api::<K>::all(client.clone()), config).default_backoff();
+    tokio::spawn(async move {
+        let mut stream = std::pin::pin!(reflector(writer, stream));
+        while let Some(event) = stream.next().await {
+            match event {
+                Ok(_) => changed.notify_one(),
+                Err(error) => {
+                    tracing::warn!(kind = %<K as Resource>::kind(&()), %error, "a watch was interrupted")
+                }
+            }
+        }
+    });
+    store
+}
