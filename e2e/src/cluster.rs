@@ -213,12 +213,14 @@ impl Cluster {
         Ok(Self { layout, init, outer: None, network, keep: true })
     }
 
-    /// State folders of every cluster of this user, running or not.
+    /// State folders of every cluster of this user, running or not, oldest first.
     pub fn all() -> Vec<PathBuf> {
         let entries = fs::read_dir(clusters_folder()).into_iter().flatten().flatten();
         let mut all: Vec<PathBuf> =
             entries.map(|e| e.path()).filter(|p| p.join("layout.json").exists()).collect();
-        all.sort();
+        let started =
+            |state: &PathBuf| fs::metadata(state.join("layout.json")).and_then(|m| m.modified()).ok();
+        all.sort_by_key(started);
         all
     }
 

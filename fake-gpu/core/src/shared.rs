@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use memmap2::MmapRaw;
+use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
 use crate::layout::{Layout, MAGIC, MAX_PROCESSES, SLOT_LOCKS, VERSION, text};
 use crate::profile::Spec;
@@ -23,13 +23,18 @@ use crate::{FakeGpuError, timeline};
 pub struct Gpus {
     path: PathBuf,
     file: File,
-    map: MmapRaw,
+    /// Absent where the file can only be read, as in a read-only mount of the driver root.
+    map: Option<MmapRaw>,
     threads: Mutex<()>,
 }
 
 /// The file while this thread may change it.
+///
+/// Of a file that can only be read it holds a copy: what is changed there nobody else sees, which is right for bringing
+/// the timeline up to date and for leaving out dead processes.
 pub struct Locked<'a> {
     owner: &'a Gpus,
+    copy: Option<MmapMut>,
     _thread: MutexGuard<'a, ()>,
 }
 
@@ -69,7 +74,7 @@ impl Gpus {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&part);
         let file = file.map_err(io("create"))?;
         file.set_len(size_of::<Layout>() as u64).map_err(io("size"))?;
-        let gpus = Self::map(file, &part)?;
+        let gpus = Self::map(file, &part, true)?;
         let mut locked = gpus.lock();
         locked.header.magic = MAGIC;
         locked.header.version = VERSION;
@@ -98,13 +103,16 @@ impl Gpus {
     /// [`FakeGpuError::Io`] or [`FakeGpuError::Format`].
     pub fn open(path: &Path) -> Result<Self, FakeGpuError> {
         let io = |action| move |source| FakeGpuError::Io { action, path: path.to_owned(), source };
-        let file = OpenOptions::new().read(true).write(true).open(path).map_err(io("open"))?;
+        let (file, writable) = match OpenOptions::new().read(true).write(true).open(path) {
+            Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => (File::open(path).map_err(io("open"))?, false),
+            other => (other.map_err(io("open"))?, true),
+        };
         let length = file.metadata().map_err(io("read"))?.len();
         let wrong = |why: String| FakeGpuError::Format { path: path.to_owned(), why };
         if length != size_of::<Layout>() as u64 {
             return Err(wrong(format!("{length} bytes instead of {}", size_of::<Layout>())));
         }
-        let gpus = Self::map(file, path)?;
+        let gpus = Self::map(file, path, writable)?;
         let (magic, version) = {
             let locked = gpus.lock();
             (locked.header.magic, locked.header.version)
@@ -115,8 +123,8 @@ impl Gpus {
         Ok(gpus)
     }
 
-    fn map(file: File, path: &Path) -> Result<Self, FakeGpuError> {
-        let map = MmapRaw::map_raw(&file);
+    fn map(file: File, path: &Path, writable: bool) -> Result<Self, FakeGpuError> {
+        let map = writable.then(|| MmapRaw::map_raw(&file)).transpose();
         let map = map.map_err(|source| FakeGpuError::Io { action: "map", path: path.to_owned(), source })?;
         Ok(Self { path: path.to_owned(), file, map, threads: Mutex::new(()) })
     }
@@ -125,8 +133,14 @@ impl Gpus {
     pub fn lock(&self) -> Locked<'_> {
         let thread = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         // It can only fail for a descriptor that is not open; then nothing can be done here that makes sense.
-        let _ = lock_range(self.file.as_raw_fd(), libc::F_OFD_SETLKW, libc::F_WRLCK, 0);
-        Locked { owner: self, _thread: thread }
+        let kind = if self.map.is_some() { libc::F_WRLCK } else { libc::F_RDLCK };
+        let _ = lock_range(self.file.as_raw_fd(), libc::F_OFD_SETLKW, kind, 0);
+        let copy = self.map.is_none().then(|| {
+            // SAFETY: the mapping is private, and the file keeps its size for as long as it exists.
+            let private = unsafe { MmapOptions::new().map_copy(&self.file) };
+            private.expect("a file that could be opened and has its size can be mapped")
+        });
+        Locked { owner: self, copy, _thread: thread }
     }
 
     /// The file.
@@ -217,20 +231,28 @@ impl Locked<'_> {
     }
 }
 
+impl Locked<'_> {
+    fn at(&self) -> *mut Layout {
+        let shared = self.owner.map.as_ref().map(MmapRaw::as_mut_ptr);
+        let copy = || self.copy.as_ref().map_or(std::ptr::null_mut(), |m| m.as_ptr().cast_mut());
+        shared.unwrap_or_else(copy).cast()
+    }
+}
+
 impl Deref for Locked<'_> {
     type Target = Layout;
 
     fn deref(&self) -> &Layout {
-        // SAFETY: the map is as long as a Layout (checked when it was made), page aligned, of plain integers for which
-        // every bit pattern is a value, and nobody else changes it while the lock is held.
-        unsafe { &*self.owner.map.as_ptr().cast::<Layout>() }
+        // SAFETY: there is a map or a copy, as long as a Layout (checked when the file was opened), page aligned, of plain
+        // integers for which every bit pattern is a value, and nobody else changes it while the lock is held.
+        unsafe { &*self.at() }
     }
 }
 
 impl DerefMut for Locked<'_> {
     fn deref_mut(&mut self) -> &mut Layout {
-        // SAFETY: as above; `&mut self` makes it the only reference in this process.
-        unsafe { &mut *self.owner.map.as_mut_ptr().cast::<Layout>() }
+        // SAFETY: as above; both kinds of mapping may be written, and `&mut self` makes it the only reference here.
+        unsafe { &mut *self.at() }
     }
 }
 

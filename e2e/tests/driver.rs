@@ -1,0 +1,443 @@
+//! The driver on a real cluster: placement round after round, limits under attack, every component killed, admission.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail, ensure};
+use serde_json::Value;
+use vgpu_e2e::cluster::Options;
+use vgpu_e2e::suite::{self, World, long};
+
+const MIB: u64 = 1 << 20;
+const DRIVER_NAMESPACE: &str = "vgpu-dra-system";
+
+fn main() -> ExitCode {
+    suite::run(
+        &Options::default(),
+        true,
+        &[
+            ("the_four_scenarios_give_the_same_table_every_time", scenarios),
+            ("two_pods_hit_their_limits_at_the_same_moment_and_neither_is_harmed", both_hit_their_limits),
+            ("a_claim_that_tolerates_the_allocator_taint_is_rejected", tolerating_claims),
+            ("pods_of_another_drivers_class_are_never_gated", other_drivers_pods),
+            ("bad_claims_are_named_and_disturb_nobody", bad_claims),
+            ("a_pod_whose_node_lost_its_room_holds_no_gpu_and_is_placed_when_there_is_room", room_is_lost),
+            ("kill_9_of_every_component_while_pods_start", every_component_killed),
+            ("of_two_controllers_one_acts", two_controllers),
+            ("nothing_is_left_when_everything_is_deleted", nothing_is_left),
+        ],
+    )
+}
+
+/// A template of one request, and a pod that uses it.
+fn share(name: &str, memory: &str, cores: u32, placement: (&str, &str), command: &[&str]) -> String {
+    let (node, gpu) = placement;
+    let command = serde_json::to_string(command).unwrap_or_default();
+    format!(
+        r#"apiVersion: resource.k8s.io/v1
+kind: ResourceClaimTemplate
+metadata: {{name: {name}}}
+spec:
+  spec:
+    devices:
+      requests:
+      - name: gpu
+        exactly:
+          deviceClassName: gpu.vgpu-dra.io
+          capacity: {{requests: {{memory: {memory}, cores: "{cores}"}}}}
+      config:
+      - opaque:
+          driver: gpu.vgpu-dra.io
+          parameters: {{apiVersion: vgpu-dra.io/v1alpha1, kind: ShareConfig, placement: {{node: {node}, gpu: {gpu}}}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {{name: {name}}}
+spec:
+  restartPolicy: Never
+  terminationGracePeriodSeconds: 1
+  resourceClaims: [{{name: gpu, resourceClaimTemplateName: {name}}}]
+  containers:
+  - name: c
+    image: vgpu-dra/workload:dev
+    imagePullPolicy: Never
+    command: {command}
+    resources: {{claims: [{{name: gpu}}]}}
+"#
+    )
+}
+
+const SLEEP: &[&str] = &["/usr/bin/vgpu-workload", "sleep"];
+
+fn uuid_in(world: &World, pod: &str) -> anyhow::Result<String> {
+    world.exec(pod, &["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"])
+}
+
+fn delete_all(world: &World) -> anyhow::Result<()> {
+    world.own(&["delete", "pods,resourceclaimtemplates,resourceclaims", "--all", "--timeout=60s"])?;
+    world.until("claims gone", 60, || {
+        let claims = world.get(&["resourceclaims"])?;
+        Ok(claims["items"].as_array().is_some_and(Vec::is_empty).then_some(()))
+    })
+}
+
+fn scenarios(world: &World) -> anyhow::Result<()> {
+    // Policies, and GPUs used on each node.
+    let table: [((&str, &str), &[usize]); 4] = [
+        (("Binpack", "Binpack"), &[2]),
+        (("Spread", "Binpack"), &[1, 1]),
+        (("Binpack", "Spread"), &[4]),
+        (("Spread", "Spread"), &[2, 2]),
+    ];
+    let rounds = if long() { 20 } else { 3 };
+    for round in 1..=rounds {
+        for (policies, want) in table {
+            let names: Vec<String> = (1..=4).map(|n| format!("p{n}")).collect();
+            for name in &names {
+                world.apply(&share(name, "7500Mi", 0, policies, SLEEP))?;
+            }
+            let mut used: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+            for name in &names {
+                let node = world.ready(name, 60)?;
+                used.entry(node).or_default().insert(uuid_in(world, name)?);
+                let placed = world.until("its event", 10, || {
+                    Ok(Some(world.events(name, "Placed")?).filter(|e| !e.is_empty()))
+                })?;
+                ensure!(placed.len() == 1, "{name} has {} Placed events", placed.len());
+            }
+            let found: Vec<usize> = used.values().map(BTreeSet::len).collect();
+            ensure!(found == want, "round {round}, {policies:?}: {used:?}");
+            delete_all(world)?;
+            // Events of a name that is used again would be counted twice.
+            world.own(&["delete", "events", "--all"])?;
+        }
+    }
+    Ok(())
+}
+
+fn both_hit_their_limits(world: &World) -> anyhow::Result<()> {
+    let moment = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs() + 8;
+    let at = moment.to_string();
+    let greedy = ["/usr/bin/vgpu-workload", "allocate", "--start-at", &at, "--hold"];
+    for (name, memory) in [("one", "4000Mi"), ("two", "5000Mi")] {
+        world.apply(&share(name, memory, 0, ("Binpack", "Binpack"), &greedy))?;
+    }
+    let mut uuids = BTreeSet::new();
+    for (name, mib) in [("one", 4000), ("two", 5000)] {
+        world.ready(name, 60)?;
+        uuids.insert(uuid_in(world, name)?);
+        let result = world.until("its result", 40, || {
+            let logs = world.own(&["logs", name])?;
+            Ok(logs.lines().find(|l| l.starts_with('{')).map(str::to_owned))
+        })?;
+        let result: Value = serde_json::from_str(&result)?;
+        ensure!(result["bytes"] == mib * MIB, "{name} got {} of {} bytes", result["bytes"], mib * MIB);
+        ensure!(result["error"] == "CUDA_ERROR_OUT_OF_MEMORY", "{name} was stopped by {}", result["error"]);
+    }
+    ensure!(uuids.len() == 1, "not on one GPU: {uuids:?}");
+    for (name, mib) in [("one", 4000), ("two", 5000)] {
+        let used =
+            world.exec(name, &["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"])?;
+        ensure!(used == mib.to_string(), "{name} still holds {used} MiB");
+    }
+    Ok(())
+}
+
+fn claim(name: &str, request: &str) -> String {
+    format!(
+        "apiVersion: resource.k8s.io/v1\nkind: ResourceClaim\nmetadata: {{name: {name}}}\nspec:\n  devices:\n    requests:\n    \
+         - name: gpu\n      exactly: {request}\n"
+    )
+}
+
+fn tolerating_claims(world: &World) -> anyhow::Result<()> {
+    for toleration in [
+        "{key: vgpu-dra.io/allocator, operator: Exists}",
+        "{key: vgpu-dra.io/allocator, operator: Equal, value: controller, effect: NoSchedule}",
+        "{operator: Exists}",
+    ] {
+        let request = format!("{{deviceClassName: gpu.vgpu-dra.io, tolerations: [{toleration}]}}");
+        match world.apply(&claim("tolerant", &request)) {
+            Ok(()) => bail!("{toleration} was taken"),
+            Err(error) => ensure!(format!("{error:#}").contains("allocator"), "{toleration}: {error:#}"),
+        }
+    }
+    let other =
+        "{deviceClassName: gpu.vgpu-dra.io, tolerations: [{key: example.com/other, operator: Exists}]}";
+    world.apply(&claim("other", other))
+}
+
+fn pod_with_template(name: &str, template: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  resourceClaims: [{{name: gpu, \
+         resourceClaimTemplateName: {template}}}]\n  containers:\n  - {{name: c, image: 'vgpu-dra/workload:dev', \
+         imagePullPolicy: Never, resources: {{claims: [{{name: gpu}}]}}}}\n"
+    )
+}
+
+fn template(name: &str, class: &str) -> String {
+    format!(
+        "apiVersion: resource.k8s.io/v1\nkind: ResourceClaimTemplate\nmetadata: {{name: {name}}}\nspec: {{spec: {{devices: \
+         {{requests: [{{name: gpu, exactly: {{deviceClassName: {class}}}}}]}}}}}}\n"
+    )
+}
+
+fn gates(world: &World, pod: &str) -> anyhow::Result<String> {
+    world.own(&["get", "pod", pod, "-o", "jsonpath={.spec.schedulingGates[*].name}"])
+}
+
+fn scale_controller(world: &World, replicas: u32) -> anyhow::Result<()> {
+    let replicas_flag = format!("--replicas={replicas}");
+    world.kubectl(&["scale", "deployment", "vgpu-controller", "-n", DRIVER_NAMESPACE, &replicas_flag])?;
+    world.until("the controllers", 60, || {
+        let list = world.kubectl(&[
+            "get",
+            "pods",
+            "-n",
+            DRIVER_NAMESPACE,
+            "-l",
+            "app.kubernetes.io/name=vgpu-controller",
+            "-o",
+            "name",
+        ])?;
+        Ok((list.lines().count() == replicas as usize).then_some(()))
+    })?;
+    if replicas > 0 {
+        world.kubectl(&[
+            "rollout",
+            "status",
+            "deployment/vgpu-controller",
+            "-n",
+            DRIVER_NAMESPACE,
+            "--timeout=60s",
+        ])?;
+    }
+    Ok(())
+}
+
+fn other_drivers_pods(world: &World) -> anyhow::Result<()> {
+    let class = "apiVersion: resource.k8s.io/v1\nkind: DeviceClass\nmetadata: {name: gpu.example.com}\nspec: {selectors: \
+                 [{cel: {expression: 'device.driver == \"gpu.example.com\"'}}]}\n";
+    world.apply(class)?;
+    world.apply(&(template("theirs", "gpu.example.com") + "---\n" + &template("ours", "gpu.vgpu-dra.io")))?;
+    world.until("our template listed", 20, || {
+        let listed = world.own(&[
+            "get",
+            "configmap",
+            "vgpu-dra-claims",
+            "--ignore-not-found",
+            "-o",
+            "jsonpath={.data}",
+        ])?;
+        Ok(listed.contains("template.ours").then_some(()))
+    })?;
+    world.apply(&pod_with_template("with-controller", "theirs"))?;
+    ensure!(gates(world, "with-controller")?.is_empty(), "another driver's pod is gated");
+    scale_controller(world, 0)?;
+    world.apply(&pod_with_template("without-controller", "theirs"))?;
+    world.apply(&pod_with_template("ours-without-controller", "ours"))?;
+    let (theirs, ours) = (gates(world, "without-controller")?, gates(world, "ours-without-controller")?);
+    scale_controller(world, 1)?;
+    ensure!(theirs.is_empty(), "another driver's pod is gated without the controller");
+    ensure!(ours == "vgpu-dra.io/allocation", "our pod has the gates {ours:?}");
+    world.ready("ours-without-controller", 60)?;
+    world.kubectl(&["delete", "deviceclass", "gpu.example.com"]).map(drop)
+}
+
+fn bad_claims(world: &World) -> anyhow::Result<()> {
+    let parameters = |placement: &str| {
+        format!(
+            "{{deviceClassName: gpu.vgpu-dra.io}}\n      \n    config:\n    - opaque:\n        driver: gpu.vgpu-dra.io\n        \
+             parameters: {{apiVersion: vgpu-dra.io/v1alpha1, kind: ShareConfig, placement: {placement}}}"
+        )
+    };
+    let amounts =
+        |amounts: &str| format!("{{deviceClassName: gpu.vgpu-dra.io, capacity: {{requests: {amounts}}}}}");
+    let fails = "{deviceClassName: gpu.vgpu-dra.io, selectors: [{cel: {expression: \
+                 'device.attributes[\"gpu.vgpu-dra.io\"].nothing == \"x\"'}}]}";
+    let table: [(&str, String, &str, &str); 6] = [
+        ("bad-field", parameters("{nod: Spread}"), "InvalidShareConfig", "unknown field `nod`"),
+        ("bad-value", parameters("{gpu: Pack}"), "InvalidShareConfig", "unknown variant `Pack`"),
+        ("bad-class", "{deviceClassName: t5.gpu.vgpu-dra.io}".into(), "UnknownClass", "t5.gpu.vgpu-dra.io"),
+        ("bad-selector", fails.into(), "SelectorFailed", "guard names"),
+        ("bad-cores", amounts("{cores: \"120\"}"), "InvalidAmount", "write 0 to 100"),
+        ("bad-both", amounts("{memory: 1Gi, memoryPercent: \"10\"}"), "InvalidAmount", "keep one"),
+    ];
+    for (name, request, ..) in &table {
+        let pod = format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  resourceClaims: [{{name: gpu, \
+             resourceClaimName: {name}}}]\n  containers:\n  - {{name: c, image: 'vgpu-dra/workload:dev', imagePullPolicy: \
+             Never, resources: {{claims: [{{name: gpu}}]}}}}\n"
+        );
+        world.apply(&(claim(name, request) + &pod)).with_context(|| (*name).to_owned())?;
+    }
+    world.apply(&share("good", "1Gi", 10, ("Binpack", "Binpack"), SLEEP))?;
+    world.ready("good", 60)?;
+    for (name, _, reason, words) in &table {
+        let notes =
+            world.until(name, 30, || Ok(Some(world.events(name, reason)?).filter(|e| !e.is_empty())))?;
+        ensure!(
+            notes[0].contains(&format!("ResourceClaim {name}:")) && notes[0].contains(words),
+            "{name}: {}",
+            notes[0]
+        );
+        let phase = world.own(&["get", "pod", name, "-o", "jsonpath={.status.phase}"])?;
+        ensure!(phase == "Pending", "{name} is {phase}");
+    }
+    Ok(())
+}
+
+/// A pod that takes CPU on a node and nothing else.
+fn cpu_pod(name: &str, node: &str, cpu: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 1\n  nodeSelector: \
+         {{kubernetes.io/hostname: {node}}}\n  containers:\n  - {{name: c, image: 'vgpu-dra/workload:dev', imagePullPolicy: \
+         Never, resources: {{requests: {{cpu: '{cpu}'}}}}}}\n"
+    )
+}
+
+fn room_is_lost(world: &World) -> anyhow::Result<()> {
+    let cpus = world.kubectl(&["get", "node", "node-a", "-o", "jsonpath={.status.allocatable.cpu}"])?;
+    let most = format!("{}m", cpus.trim().parse::<u32>().context("CPUs")? * 1000 - 600);
+    // node-b is full, so node-a is the only one that fits.
+    world.apply(&cpu_pod("full-b", "node-b", &most))?;
+    world.ready("full-b", 60)?;
+    // The scheduler is away: the pod is allocated on node-a and not bound, and meanwhile node-a fills up.
+    let scheduler = world.cluster.program("kube-scheduler");
+    scheduler.stop()?;
+    let wants = share("p", "7500Mi", 0, ("Binpack", "Binpack"), SLEEP).replace(
+        "resources: {claims: [{name: gpu}]}",
+        "resources: {claims: [{name: gpu}], requests: {cpu: 500m}}",
+    );
+    world.apply(&wants)?;
+    let node_of = || -> anyhow::Result<Option<String>> {
+        let claims = world.get(&["resourceclaims"])?;
+        let pool = &claims["items"][0]["status"]["allocation"]["devices"]["results"][0]["pool"];
+        Ok(pool.as_str().and_then(|p| p.strip_suffix("/gpu")).map(str::to_owned))
+    };
+    let first = world.until("an allocation", 30, node_of)?;
+    ensure!(first == "node-a", "allocated on {first}");
+    let taken = cpu_pod("full-a", "node-a", &most)
+        .replace("  nodeSelector", "  priorityClassName: system-node-critical\n  nodeSelector");
+    world.apply(&taken)?;
+    scheduler.start()?;
+    world.ready("full-a", 60)?;
+    world.until("the allocation cleared", 60, || Ok(node_of()?.is_none().then_some(())))?;
+    let node = world.own(&["get", "pod", "p", "-o", "jsonpath={.spec.nodeName}"])?;
+    ensure!(node.is_empty(), "bound to {node}");
+    // Room appears on the other node.
+    world.own(&["delete", "pod", "full-b", "--timeout=30s"])?;
+    let node = world.ready("p", 90)?;
+    ensure!(node == "node-b", "placed on {node}");
+    Ok(())
+}
+
+fn every_component_killed(world: &World) -> anyhow::Result<()> {
+    type Kill = fn(&World) -> anyhow::Result<()>;
+    let nodes = ["node-a", "node-b"];
+    let processes = |world: &World, name: &str| -> anyhow::Result<()> {
+        let mut killed = 0;
+        for node in nodes {
+            killed += world.cluster.kill_processes(node, name)?;
+        }
+        ensure!(killed > 0, "no {name} was running");
+        Ok(())
+    };
+    let kills: [(&str, Box<dyn Fn(&World) -> anyhow::Result<()>>); 4] = [
+        ("controller", Box::new(move |w| processes(w, "vgpu-controller"))),
+        ("plugin", Box::new(move |w| processes(w, "vgpu-kubelet-plugin"))),
+        (
+            "kubelet",
+            Box::new(
+                (|w: &World| {
+                    ["node-a", "node-b"]
+                        .iter()
+                        .try_for_each(|n| Ok(w.cluster.node_program(n, "kubelet").kill()?))
+                }) as Kill,
+            ),
+        ),
+        (
+            "containerd",
+            Box::new(
+                (|w: &World| {
+                    ["node-a", "node-b"]
+                        .iter()
+                        .try_for_each(|n| Ok(w.cluster.node_program(n, "containerd").kill()?))
+                }) as Kill,
+            ),
+        ),
+    ];
+    for (component, kill) in kills {
+        let names: Vec<String> = (1..=4).map(|n| format!("{component}-{n}")).collect();
+        for name in &names {
+            world.apply(&share(name, "3000Mi", 0, ("Spread", "Binpack"), SLEEP))?;
+        }
+        std::thread::sleep(Duration::from_millis(400));
+        kill(world).with_context(|| component.to_owned())?;
+        for name in &names {
+            world.ready(name, 150).with_context(|| format!("after kill -9 of the {component}"))?;
+            let total = world.until("the share in nvidia-smi", 30, || {
+                let total = world
+                    .exec(name, &["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]);
+                Ok(total.ok())
+            })?;
+            ensure!(total == "3000", "{name} sees {total} MiB after kill -9 of the {component}");
+        }
+        world.cluster.wait_driver().with_context(|| format!("slices after kill -9 of the {component}"))?;
+        delete_all(world)?;
+    }
+    Ok(())
+}
+
+fn two_controllers(world: &World) -> anyhow::Result<()> {
+    scale_controller(world, 2)?;
+    for n in 0..4 {
+        world.apply(&share(&format!("p{n}"), "7500Mi", 0, ("Binpack", "Binpack"), SLEEP))?;
+    }
+    for n in 0..4 {
+        world.ready(&format!("p{n}"), 60)?;
+    }
+    let metric = |pod: &str| -> anyhow::Result<u64> {
+        let path = format!("/api/v1/namespaces/{DRIVER_NAMESPACE}/pods/{pod}:8080/proxy/metrics");
+        let text = world.kubectl(&["get", "--raw", &path])?;
+        let line = text.lines().find_map(|l| l.strip_prefix("vgpu_controller_pods_placed_total "));
+        line.and_then(|v| v.parse().ok()).context("the metric pods_placed")
+    };
+    let list = world.kubectl(&[
+        "get",
+        "pods",
+        "-n",
+        DRIVER_NAMESPACE,
+        "-l",
+        "app.kubernetes.io/name=vgpu-controller",
+        "-o",
+        "jsonpath={.items[*].metadata.name}",
+    ])?;
+    let placed: Vec<u64> = list.split_whitespace().map(metric).collect::<Result<_, _>>()?;
+    scale_controller(world, 1)?;
+    ensure!(placed.len() == 2, "{} controllers", placed.len());
+    ensure!(placed.iter().filter(|n| **n == 0).count() == 1, "both acted: {placed:?}");
+    Ok(())
+}
+
+fn nothing_is_left(world: &World) -> anyhow::Result<()> {
+    world.apply(&share("p", "3000Mi", 20, ("Binpack", "Binpack"), SLEEP))?;
+    let node = world.ready("p", 60)?;
+    let files = |node: &str| -> anyhow::Result<Vec<String>> {
+        let find =
+            ["find", "/run/vgpu-dra", "/var/run/cdi", "-type", "f", "-not", "-name", "vgpu-dra.io-gpu.json"];
+        let (_, stdout, _) = world.cluster.node_run(node, &find)?;
+        Ok(stdout.lines().map(str::to_owned).collect())
+    };
+    ensure!(files(&node)?.len() == 3, "a share has limits, usage and a spec: {:?}", files(&node)?);
+    delete_all(world)?;
+    for node in ["node-a", "node-b"] {
+        world.until("no share file and no spec", 30, || Ok(files(node)?.is_empty().then_some(())))?;
+        let (_, mounts, _) = world.cluster.node_run(node, &["cat", "/proc/self/mountinfo"])?;
+        ensure!(!mounts.contains("/run/vgpu-dra/shares/"), "a share's tmpfs is left on {node}");
+        let (_, checkpoint, _) = world.cluster.node_run(node, &["cat", "/var/lib/vgpu-dra/checkpoint"])?;
+        ensure!(!checkpoint.contains("shares"), "the checkpoint of {node} still has claims: {checkpoint}");
+    }
+    Ok(())
+}
