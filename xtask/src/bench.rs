@@ -13,10 +13,8 @@ use serde_json::{Map, Value};
 use crate::cargo;
 
 /// Every bench: name, package, what it measures.
-const BENCHES: [(&str, &str, &str); 2] = [
-    ("allocator", "vgpu-allocator", "time of one placement decision, memory per GPU"),
-    ("limiter", "vgpu-cuda-shim", "cost of a hooked CUDA call over the same call without the limiter"),
-];
+const BENCHES: [(&str, &str, &str); 1] =
+    [("allocator", "vgpu-allocator", "time of one placement decision, memory per GPU")];
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

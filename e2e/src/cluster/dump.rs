@@ -18,8 +18,8 @@ impl Cluster {
         kubectl("claims", &["get", "resourceclaims", "-n", namespace, "-o", "yaml"]);
         kubectl("slices", &["get", "resourceslices"]);
         kubectl("nodes", &["get", "gpunodes"]);
-        for component in ["controller", "kubelet-plugin"] {
-            let label = format!("app.kubernetes.io/component={component}");
+        for component in ["vgpu-controller", "vgpu-kubelet-plugin"] {
+            let label = format!("app.kubernetes.io/name={component}");
             let args =
                 ["logs", "-n", DRIVER_NAMESPACE, "-l", &label, "--tail=60", "--prefix", "--all-containers"];
             kubectl(&format!("log of {component}"), &args);

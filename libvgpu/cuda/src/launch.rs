@@ -33,6 +33,8 @@ struct Pending {
     context: usize,
     start: usize,
     end: usize,
+    /// Nanoseconds between the first event and the launch on an idle GPU, which are the host's and not the kernel's.
+    gap: u64,
 }
 
 /// Metering of one GPU in this process.
@@ -70,7 +72,7 @@ pub(crate) fn launch(key: Key, stream: usize, call: impl FnOnce() -> Code) -> Co
     device.pay(ordinal, cost);
     match plan {
         Plan::Measure(charged) => {
-            device.measure(Pending { key, charged, context, start: 0, end: 0 }, stream, call)
+            device.measure(Pending { key, charged, context, start: 0, end: 0, gap: 0 }, stream, call)
         }
         _ => call(),
     }
@@ -148,14 +150,20 @@ impl Device {
             return call();
         };
         drop(metering);
+        // On a busy stream the first event waits for what is before it and the pair holds the kernel alone. On an idle
+        // one it is reached at once, and the pair also holds the way from one call to the next.
+        // SAFETY: the caller's stream.
+        let idle = unsafe { real::stream_query(stream) } == SUCCESS;
+        let before = now();
         // SAFETY: both events are of the current context and not in use elsewhere.
         let begun = unsafe { real::event_record(start, stream) };
         let launched = call();
+        let gap = if idle { now().saturating_sub(before) / 2 } else { 0 };
         // SAFETY: as above.
         let ended = unsafe { real::event_record(end, stream) };
         let mut metering = self.metering();
         if begun == SUCCESS && ended == SUCCESS && launched == SUCCESS {
-            metering.pending.push_back(Pending { start, end, ..pending });
+            metering.pending.push_back(Pending { start, end, gap, ..pending });
         } else {
             metering.meter.lost(pending.key);
             metering.events.entry(pending.context).or_default().extend([start, end]);
@@ -196,7 +204,7 @@ impl Metering {
                 self.events.remove(&pending.context);
                 continue;
             }
-            let took = (f64::from(millis) * 1e6) as u64;
+            let took = ((f64::from(millis) * 1e6) as u64).saturating_sub(pending.gap).max(1);
             let by = self.meter.measured(pending.key, pending.charged, took);
             if let Some((held, cores)) = device.purse() {
                 let time = &held.share.usage.time.0;

@@ -81,6 +81,7 @@ real! {
     c"cuEventRecord" event_record(event: usize, stream: usize);
     c"cuEventQuery" event_query(event: usize);
     c"cuEventElapsedTime" event_elapsed(millis: *mut f32, start: usize, end: usize);
+    c"cuStreamQuery" stream_query(stream: usize);
     c"cuStreamIsCapturing" stream_is_capturing(stream: usize, status: *mut i32);
     c"cuGetProcAddress" get_proc_address(name: *const c_char, function: *mut *mut c_void, version: i32, flags: u64);
     c"cuGetProcAddress_v2" get_proc_address_v2(name: *const c_char, function: *mut *mut c_void, version: i32, flags: u64, status: *mut i32);
