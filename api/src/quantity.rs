@@ -218,3 +218,84 @@ impl fmt::Display for Quantity {
         if power == 0 { write!(f, "{number}") } else { write!(f, "{number}e{power}") }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn quantities_print_as_kubernetes_does() {
+        let table = [
+            ("7500Mi", "7500Mi"),
+            ("1024Mi", "1Gi"),
+            ("1536Mi", "1536Mi"),
+            ("0", "0"),
+            ("0Mi", "0"),
+            ("100m", "100m"),
+            ("1000m", "1"),
+            ("1500m", "1500m"),
+            ("1.5", "1500m"),
+            ("1.5Gi", "1536Mi"),
+            ("0.5Ki", "512"),
+            ("1000", "1k"),
+            ("1024", "1024"),
+            ("1e3", "1e3"),
+            ("1500e3", "1500e3"),
+            ("12E", "9223372036854775807"),
+            ("-1Gi", "-1Gi"),
+            ("+5", "5"),
+            ("1n", "1n"),
+            ("0.1n", "1n"),
+            ("1u", "1u"),
+            ("100k", "100k"),
+            (".5", "500m"),
+            ("5.", "5"),
+        ];
+        for (text, want) in table {
+            assert_eq!(text.parse::<Quantity>().map(|q| q.to_string()), Ok(want.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_quantity_is_refused_by_name() {
+        for text in ["", "Mi", "1mi", "1 Gi", "1.2.3", "--1", "1GiB", "e", "1e", "0x10"] {
+            let error = text.parse::<Quantity>().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{text:?} is not a quantity")), "{error}");
+        }
+    }
+
+    #[test]
+    fn values_are_rounded_up() {
+        let value = |text: &str| text.parse::<Quantity>().unwrap().value();
+        assert_eq!((value("1.1"), value("1m"), value("-1.5"), value("2Ki")), (2, 1, -1, 2048));
+        assert_eq!("1.5".parse::<Quantity>().unwrap().milli_value(), 1500);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_printed_is_read_back(nano in any::<i64>(), binary in any::<bool>()) {
+            let format = if binary { Format::BinarySi } else { Format::DecimalSi };
+            let quantity = Quantity::from_nano(i128::from(nano), format);
+            prop_assert_eq!(quantity.to_string().parse::<Quantity>(), Ok(quantity));
+        }
+
+        #[test]
+        fn whole_bytes_are_read_back(bytes in any::<u32>(), shift in 0..20u32) {
+            let quantity = Quantity::bytes(u64::from(bytes) << shift);
+            prop_assert_eq!(quantity.to_string().parse::<Quantity>(), Ok(quantity));
+        }
+
+        #[test]
+        fn no_text_panics(text in "[-+0-9.eEmunkMGTPi]{0,24}") {
+            let _ = text.parse::<Quantity>();
+        }
+
+        #[test]
+        fn order_is_that_of_the_amounts(a in any::<i64>(), b in any::<i64>()) {
+            let quantity = |n: i64| Quantity::from_nano(n.into(), Format::DecimalSi);
+            prop_assert_eq!(quantity(a).cmp(&quantity(b)), a.cmp(&b));
+        }
+    }
+}

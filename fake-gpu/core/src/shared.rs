@@ -104,7 +104,9 @@ impl Gpus {
     pub fn open(path: &Path) -> Result<Self, FakeGpuError> {
         let io = |action| move |source| FakeGpuError::Io { action, path: path.to_owned(), source };
         let (file, writable) = match OpenOptions::new().read(true).write(true).open(path) {
-            Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => (File::open(path).map_err(io("open"))?, false),
+            Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                (File::open(path).map_err(io("open"))?, false)
+            }
             other => (other.map_err(io("open"))?, true),
         };
         let length = file.metadata().map_err(io("read"))?.len();

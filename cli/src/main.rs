@@ -1,3 +1,0 @@
-//! kubectl-vgpu: questions about shares, placement and GPUs.
-
-fn main() {}

@@ -1,1 +1,0 @@
-//! An in-process Kubernetes API server for scenario tests.
