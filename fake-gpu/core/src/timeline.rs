@@ -1,91 +1,119 @@
 //! Time of a GPU: which kernel runs when.
 //!
 //! Nothing runs. A kernel is an interval on the GPU's timeline, and whoever looks at the file first brings it up to
-//! date: items begin in order within their context, contexts take turns, and an item begins once the GPU is free and the
-//! item was queued. A kernel that was begun runs to its end. Events take no time: an event's stamp is the end of the
-//! item before it. Waiting for a kernel is sleeping until its end, so a busy GPU costs no CPU.
+//! date: items begin in order within their context, contexts take turns kernel by kernel, and an item begins once the
+//! GPU is free and the item was queued. A kernel that was begun runs to its end. Waiting for a kernel is sleeping until
+//! its end, so a busy GPU costs no CPU.
 //!
-//! The clock is an argument everywhere, so that another clock than the machine's can drive the same timeline.
+//! An event is an item of no length: it waits for its context's turn like a kernel, is stamped with the GPU's time then,
+//! and uses the turn up only if a kernel follows. So a pair of events around a kernel holds what the neighbours ran in
+//! between, as on a GPU that is shared by time slices. A lone event is stamped when the kernel under way ends.
+//!
+//! When a process dies its queue is dropped and its kernel under way is cut off, at the moment another process notices:
+//! until then the GPU works on. Waiting processes look every 20 ms.
+//!
+//! A process that is killed while it begins an item leaves that item begun once or, at worst, counted twice.
+//!
+//! The clock is an argument everywhere ([`crate::clock`]).
 
 use crate::layout::{EVENTS, Item, Layout, MAX_CONTEXTS, QUEUE, Stamp};
 
-/// Length of a utilisation window, as NVML's sampling on data-centre GPUs.
-const WINDOW: u64 = 1_000_000_000;
+#[cfg(test)]
+mod tests;
 
-/// Nanoseconds of the monotonic clock, which all processes of a machine share.
-pub fn now() -> u64 {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+/// Who is next.
+struct Turn {
+    context: usize,
+    begins: u64,
 }
 
 /// Begins everything that begins up to `now`.
 pub fn advance(file: &mut Layout, gpu: usize, now: u64) {
-    loop {
-        let mut best: Option<(u64, u32, usize)> = None;
-        let last = file.gpus[gpu].last_context;
-        for index in 0..MAX_CONTEXTS {
-            let context = &mut file.contexts[index];
-            if context.used == 0 || context.gpu as usize != gpu {
-                continue;
-            }
-            pass_events(context);
-            if context.begun == context.queued {
-                continue;
-            }
-            let item = context.queue[context.begun as usize % QUEUE];
-            let begins = item.queued_at.max(file.gpus[gpu].free_at).max(context.ends_at);
-            // Turns go round: the context right behind the last one is first among those that could begin at once.
-            let turn = (index as u32 + MAX_CONTEXTS as u32 - last - 1) % MAX_CONTEXTS as u32;
-            if best.is_none_or(|(b, t, _)| (begins, turn) < (b, t)) {
-                best = Some((begins, turn, index));
-            }
-        }
-        let Some((begins, _, index)) = best.filter(|(begins, ..)| *begins <= now) else { break };
-        let context = &mut file.contexts[index];
-        let item = &mut context.queue[context.begun as usize % QUEUE];
-        item.ends_at = begins.saturating_add(item.length);
-        let (ends_at, length) = (item.ends_at, item.length);
-        context.ends_at = ends_at;
+    while let Some(turn) = next(file, gpu).filter(|turn| turn.begins <= now) {
+        begin(file, gpu, &turn);
+    }
+}
+
+/// Contexts of a GPU, by index.
+pub fn contexts(file: &Layout, gpu: usize) -> impl Iterator<Item = usize> + use<> {
+    let words = file.gpus[gpu].contexts;
+    let bits = move |(word, mut bits): (usize, u64)| {
+        std::iter::from_fn(move || {
+            let bit = (bits != 0).then(|| bits.trailing_zeros() as usize)?;
+            bits &= bits - 1;
+            Some(word * 64 + bit)
+        })
+    };
+    words.into_iter().enumerate().flat_map(bits)
+}
+
+fn next(file: &Layout, gpu: usize) -> Option<Turn> {
+    let (last, free_at) = (file.gpus[gpu].last_context as usize, file.gpus[gpu].free_at);
+    let candidate = |index: usize| {
+        let context = &file.contexts[index];
+        let item = (context.begun != context.queued).then(|| &file.queues[index][slot(context.begun)])?;
+        let begins = item.queued_at.max(free_at);
+        // The context behind the last one is first of those that could begin at once. The last one comes at the end of
+        // the round, but for its events: nobody has taken the GPU from it yet.
+        let distance = (index + MAX_CONTEXTS - last - 1) % MAX_CONTEXTS + 1;
+        let rank = if item.stamp != 0 && index == last { 0 } else { distance };
+        Some(((begins, rank), Turn { context: index, begins }))
+    };
+    contexts(file, gpu).filter_map(candidate).min_by_key(|(key, _)| *key).map(|(_, turn)| turn)
+}
+
+fn slot(number: u64) -> usize {
+    number as usize % QUEUE
+}
+
+fn begin(file: &mut Layout, gpu: usize, turn: &Turn) {
+    let (index, begins) = (turn.context, turn.begins);
+    let context = &mut file.contexts[index];
+    let number = context.begun;
+    let Item { length, stamp, .. } = file.queues[index][slot(number)];
+    context.ends_at = begins.saturating_add(length);
+    if stamp == 0 {
+        let ends_at = context.ends_at;
         context.busy += length;
-        context.begun += 1;
-        pass_events(context);
+        context.samples.begin(begins, ends_at);
+        if let Some(process) = file.slots.get_mut(context.slot as usize) {
+            process.busy[gpu] += length;
+        }
         let record = &mut file.gpus[gpu];
         record.free_at = ends_at;
         record.busy += length;
         record.last_context = index as u32;
+        record.samples.begin(begins, ends_at);
+    } else {
+        file.stamps[index][(stamp as usize - 1) % EVENTS] = Stamp { sequence: number + 1, time: begins };
     }
-    let done = busy(file, gpu, now);
-    let record = &mut file.gpus[gpu];
-    let passed = now.saturating_sub(record.window_start);
-    if passed >= WINDOW {
-        record.utilization = (done.saturating_sub(record.window_busy) * 100 / passed).min(100) as u32;
-        record.window_start = now;
-        record.window_busy = done;
-    }
+    // Last: a process that dies before this line leaves the item to the next one.
+    file.contexts[index].begun = number + 1;
 }
 
-/// Stamps the events at the head of a queue: they end where the item before them ends, or when they were queued.
-fn pass_events(context: &mut crate::layout::ContextRecord) {
-    while context.begun < context.queued {
-        let number = context.begun;
-        let item = &mut context.queue[number as usize % QUEUE];
-        if item.stamp == 0 {
-            return;
-        }
-        item.ends_at = item.queued_at.max(context.ends_at);
-        context.stamps[(item.stamp as usize - 1) % EVENTS] =
-            Stamp { sequence: number + 1, time: item.ends_at };
-        context.begun += 1;
-    }
+/// Time left to the kernel under way.
+fn remainder(file: &Layout, gpu: usize, now: u64) -> u64 {
+    file.gpus[gpu].free_at.saturating_sub(now)
 }
 
 /// Time the GPU was busy up to `now`.
 pub fn busy(file: &Layout, gpu: usize, now: u64) -> u64 {
-    let record = &file.gpus[gpu];
-    record.busy - record.free_at.saturating_sub(now).min(record.busy)
+    file.gpus[gpu].busy.saturating_sub(remainder(file, gpu, now))
+}
+
+/// Time of it that kernels of one process took.
+pub fn busy_of(file: &Layout, gpu: usize, process: usize, now: u64) -> u64 {
+    let under_way = file.contexts.get(file.gpus[gpu].last_context as usize);
+    let is_its =
+        under_way.is_some_and(|c| c.used != 0 && c.slot as usize == process && c.gpu as usize == gpu);
+    let left = if is_its { remainder(file, gpu, now) } else { 0 };
+    file.slots[process].busy[gpu].saturating_sub(left)
 }
 
 /// Queues an item; gives its number, or when to try again if the queue is full.
+///
+/// # Errors
+/// The moment room may be there.
 pub fn queue(
     file: &mut Layout,
     context: usize,
@@ -96,121 +124,77 @@ pub fn queue(
     let gpu = file.contexts[context].gpu as usize;
     advance(file, gpu, now);
     let free_at = file.gpus[gpu].free_at;
-    let context = &mut file.contexts[context];
-    if context.queued - context.begun >= QUEUE as u64 {
+    let number = file.contexts[context].queued;
+    if number - file.contexts[context].begun >= QUEUE as u64 {
         return Err(free_at.max(now + 1_000));
     }
-    let number = context.queued;
     let stamp = stamp.map_or(0, |s| s + 1);
-    context.queue[number as usize % QUEUE] = Item { queued_at: now, length, ends_at: 0, stamp, pad: 0 };
+    file.queues[context][slot(number)] = Item { queued_at: now, length, stamp, pad: 0 };
     // Counted last: a process that dies before this line has queued nothing.
-    context.queued = number + 1;
+    file.contexts[context].queued = number + 1;
     advance(file, gpu, now);
     Ok(number)
 }
 
-/// `Ok` once everything a context queued has ended, else the earliest moment to ask again.
+/// Earliest moment at which the items of a context before `until` have ended, given that nobody else has a turn.
+fn earliest(file: &Layout, context: usize, until: u64, now: u64) -> u64 {
+    let record = &file.contexts[context];
+    let pending: u64 =
+        (record.begun..until.min(record.queued)).map(|n| file.queues[context][slot(n)].length).sum();
+    let begins = if record.begun < until { file.gpus[record.gpu as usize].free_at } else { record.ends_at };
+    begins.saturating_add(pending).max(now + 1_000)
+}
+
+/// `Ok` once everything a context queued has ended.
+///
+/// # Errors
+/// The earliest moment to ask again.
 pub fn idle(file: &mut Layout, context: usize, now: u64) -> Result<(), u64> {
-    let gpu = file.contexts[context].gpu as usize;
-    advance(file, gpu, now);
+    advance(file, file.contexts[context].gpu as usize, now);
     let record = &file.contexts[context];
     if record.begun == record.queued && record.ends_at <= now {
         return Ok(());
     }
-    let turn = if record.begun == record.queued { record.ends_at } else { file.gpus[gpu].free_at };
-    Err(turn.max(now + 1_000))
+    Err(earliest(file, context, record.queued, now))
 }
 
-/// When an event was reached, or the earliest moment to ask again. `sequence` is what [`queue`] gave, plus one.
+/// When an event was reached. `sequence` is what [`queue`] gave, plus one.
+///
+/// # Errors
+/// The earliest moment to ask again.
 pub fn stamped(file: &mut Layout, context: usize, stamp: u32, sequence: u64, now: u64) -> Result<u64, u64> {
-    let gpu = file.contexts[context].gpu as usize;
-    advance(file, gpu, now);
-    let found = file.contexts[context].stamps[stamp as usize % EVENTS];
-    match found.sequence >= sequence {
-        true if found.time <= now => Ok(found.time),
-        true => Err(found.time),
-        false => Err(file.gpus[gpu].free_at.max(now + 1_000)),
-    }
+    advance(file, file.contexts[context].gpu as usize, now);
+    let found = file.stamps[context][stamp as usize % EVENTS];
+    if found.sequence >= sequence { Ok(found.time) } else { Err(earliest(file, context, sequence, now)) }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Makes a context of a free record.
+pub fn begin_context(file: &mut Layout, index: usize, slot: usize, gpu: usize) {
+    let context = &mut file.contexts[index];
+    (context.slot, context.gpu) = (slot as u32, gpu as u32);
+    // The count goes on from the context that was here before, so its events cannot be taken for new ones.
+    context.begun = context.queued;
+    (context.ends_at, context.busy) = (0, 0);
+    (context.samples.open_from, context.samples.open_until) = (0, 0);
+    context.samples.ring.iter_mut().for_each(|s| (s.number, s.busy) = (0, 0));
+    context.used = 1;
+    file.gpus[gpu].contexts[index / 64] |= 1 << (index % 64);
+}
 
-    /// A file with contexts on GPU 0, one per entry.
-    fn file(contexts: usize) -> Box<Layout> {
-        // SAFETY: Layout is plain integers, for which all zeroes is a value.
-        let mut file: Box<Layout> = unsafe { Box::<Layout>::new_zeroed().assume_init() };
-        file.header.gpus = 1;
-        file.contexts.iter_mut().take(contexts).for_each(|c| c.used = 1);
-        file
-    }
-
-    #[test]
-    fn kernels_of_one_context_run_one_after_another() {
-        let mut f = file(1);
-        queue(&mut f, 0, 100, None, 1_000).unwrap();
-        queue(&mut f, 0, 50, None, 1_000).unwrap();
-        assert_eq!(idle(&mut f, 0, 1_149), Err(2_149));
-        assert_eq!(idle(&mut f, 0, 1_150), Ok(()));
-        assert_eq!(busy(&f, 0, 1_150), 150);
-    }
-
-    #[test]
-    fn contexts_take_turns_kernel_by_kernel() {
-        let mut f = file(2);
-        for _ in 0..3 {
-            queue(&mut f, 0, 100, None, 0).unwrap();
+/// Drops a context: what it queued does not run, its kernel under way ends now.
+pub fn end_context(file: &mut Layout, index: usize, now: u64) {
+    let gpu = file.contexts[index].gpu as usize;
+    advance(file, gpu, now);
+    let left = remainder(file, gpu, now);
+    if file.gpus[gpu].last_context as usize == index && left > 0 {
+        let record = &mut file.gpus[gpu];
+        record.free_at = now;
+        record.busy = record.busy.saturating_sub(left);
+        record.samples.cut(now);
+        if let Some(process) = file.slots.get_mut(file.contexts[index].slot as usize) {
+            process.busy[gpu] = process.busy[gpu].saturating_sub(left);
         }
-        queue(&mut f, 1, 100, None, 0).unwrap();
-        // Context 0 began first; context 1 comes second, not fourth.
-        assert_eq!(idle(&mut f, 1, 200), Ok(()));
-        assert!(idle(&mut f, 0, 200).is_err());
     }
-
-    #[test]
-    fn a_gpu_that_waited_is_not_busy() {
-        let mut f = file(1);
-        queue(&mut f, 0, 100, None, 0).unwrap();
-        queue(&mut f, 0, 100, None, 1_000).unwrap();
-        assert_eq!(idle(&mut f, 0, 1_100), Ok(()));
-        assert_eq!(busy(&f, 0, 1_100), 200);
-    }
-
-    #[test]
-    fn a_kernel_under_way_counts_as_far_as_it_got() {
-        let mut f = file(1);
-        queue(&mut f, 0, 1_000, None, 0).unwrap();
-        assert_eq!(busy(&f, 0, 300), 300);
-    }
-
-    #[test]
-    fn an_event_is_stamped_with_the_end_of_what_is_before_it() {
-        let mut f = file(1);
-        queue(&mut f, 0, 0, Some(0), 10).unwrap();
-        queue(&mut f, 0, 500, None, 20).unwrap();
-        let number = queue(&mut f, 0, 0, Some(1), 30).unwrap();
-        assert_eq!(stamped(&mut f, 0, 0, 1, 30), Ok(10));
-        assert_eq!(stamped(&mut f, 0, 1, number + 1, 30), Err(520));
-        assert_eq!(stamped(&mut f, 0, 1, number + 1, 520), Ok(520));
-    }
-
-    #[test]
-    fn a_full_queue_says_when_to_try_again() {
-        let mut f = file(1);
-        for _ in 0..=QUEUE {
-            queue(&mut f, 0, 10_000, None, 0).unwrap();
-        }
-        assert_eq!(queue(&mut f, 0, 10_000, None, 0), Err(10_000));
-        assert!(queue(&mut f, 0, 10_000, None, 10_000).is_ok());
-    }
-
-    #[test]
-    fn utilisation_is_of_the_last_whole_window() {
-        let mut f = file(1);
-        advance(&mut f, 0, WINDOW);
-        queue(&mut f, 0, WINDOW / 4, None, WINDOW).unwrap();
-        advance(&mut f, 0, 2 * WINDOW);
-        assert_eq!(f.gpus[0].utilization, 25);
-    }
+    file.gpus[gpu].contexts[index / 64] &= !(1 << (index % 64));
+    file.contexts[index].used = 0;
 }
