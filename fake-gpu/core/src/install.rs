@@ -44,20 +44,43 @@ pub fn install(
     gpus: &str,
     artifacts: &Path,
 ) -> Result<(), FakeGpuError> {
-    let specs = load(gpus, node)?;
+    install_with(root, host_root, &load(gpus, node)?, artifacts, device_node)
+}
+
+/// The same for programs that run beside it, not in containers: plain files stand for the device nodes, so that it needs
+/// no rights.
+///
+/// # Errors
+/// [`FakeGpuError`] with the file.
+pub fn install_unprivileged(
+    root: &Path,
+    node: &str,
+    gpus: &str,
+    artifacts: &Path,
+) -> Result<(), FakeGpuError> {
+    install_with(root, root, &load(gpus, node)?, artifacts, |path| put(path, b""))
+}
+
+fn install_with(
+    root: &Path,
+    host_root: &Path,
+    specs: &[Spec],
+    artifacts: &Path,
+    make_node: impl Fn(&Path) -> Result<(), FakeGpuError>,
+) -> Result<(), FakeGpuError> {
     for folder in ["lib", "bin", "dev"] {
         make_folder(&root.join(folder))?;
     }
     for (from, to) in FILES {
         copy(&artifacts.join(from), &root.join(to))?;
     }
-    Gpus::create(&root.join("gpus"), &specs)?;
+    Gpus::create(&root.join("gpus"), specs)?;
     let minors = (0..specs.len()).map(|minor| format!("nvidia{minor}"));
     for name in minors.chain(CONTROL.map(str::to_owned)) {
-        device_node(&root.join("dev").join(name))?;
+        make_node(&root.join("dev").join(name))?;
     }
     specs.iter().try_for_each(|spec| pci_device(&root.join("sys"), spec))?;
-    let text = serde_json::to_vec_pretty(&cdi::spec(host_root, &specs)).map_err(io::Error::other);
+    let text = serde_json::to_vec_pretty(&cdi::spec(host_root, specs)).map_err(io::Error::other);
     let path = root.join("cdi.json");
     put(&path, &text.map_err(error("write", &path))?)
 }
