@@ -1,0 +1,257 @@
+//! What the plugin counts, and what shares use, as Prometheus reads it.
+//!
+//! Figures of shares are read from their files at each scrape. They are what tenants' processes booked, so a tenant can
+//! falsify its own and nobody else's.
+
+use std::fmt;
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use tokio::sync::watch;
+use vgpu_api::{Health, MIB};
+
+use crate::checkpoint::{PreparedClaim, PreparedShare};
+use crate::discovery::Discovery;
+use crate::error::PrepareError;
+use crate::share_files::{SharePaths, read_usage};
+use crate::state::State;
+
+/// Seconds: half a millisecond to a minute.
+const BUCKETS: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.0, 10.0, 60.0];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+/// Counters and histograms, there at zero from the start.
+pub struct Metrics {
+    /// Preparing one claim, without reading it from the API server.
+    pub prepare: Histogram,
+    /// Unpreparing one claim.
+    pub unprepare: Histogram,
+    /// Reading one claim from the API server.
+    pub claim_read: Histogram,
+    /// Damaged checkpoints rebuilt.
+    pub rebuilds: Counter,
+    prepare_errors: Family<Reason, Counter>,
+    unprepare_errors: Family<Reason, Counter>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let metrics = Self {
+            prepare: Histogram::new(BUCKETS),
+            unprepare: Histogram::new(BUCKETS),
+            claim_read: Histogram::new(BUCKETS),
+            rebuilds: Counter::default(),
+            prepare_errors: Family::default(),
+            unprepare_errors: Family::default(),
+        };
+        for reason in PrepareError::REASONS {
+            drop(metrics.prepare_errors.get_or_create(&Reason { reason }));
+            drop(metrics.unprepare_errors.get_or_create(&Reason { reason }));
+        }
+        metrics
+    }
+}
+
+impl Metrics {
+    /// Counts a failed Prepare.
+    pub fn prepare_failed(&self, error: &PrepareError) {
+        self.prepare_errors.get_or_create(&Reason { reason: error.reason() }).inc();
+    }
+
+    /// Counts a failed Unprepare.
+    pub fn unprepare_failed(&self, error: &PrepareError) {
+        self.unprepare_errors.get_or_create(&Reason { reason: error.reason() }).inc();
+    }
+
+    /// A registry of these and of what `node` collects.
+    pub fn registry(&self, node: NodeCollector) -> Registry {
+        let mut registry = Registry::with_prefix("vgpu");
+        let mut seconds = |name, help, metric: &Histogram| {
+            registry.register_with_unit(name, help, Unit::Seconds, metric.clone());
+        };
+        seconds(
+            "prepare_duration",
+            "Preparing one claim, without reading it from the API server",
+            &self.prepare,
+        );
+        seconds("unprepare_duration", "Unpreparing one claim", &self.unprepare);
+        seconds("claim_read_duration", "Reading one claim from the API server", &self.claim_read);
+        registry.register("prepare_errors", "Claims not prepared, by reason", self.prepare_errors.clone());
+        registry.register(
+            "unprepare_errors",
+            "Claims not unprepared, by reason",
+            self.unprepare_errors.clone(),
+        );
+        registry.register(
+            "checkpoint_rebuilds",
+            "Damaged checkpoints set aside and rebuilt",
+            self.rebuilds.clone(),
+        );
+        registry.register_collector(Box::new(node));
+        registry
+    }
+}
+
+/// The text of a scrape.
+pub fn encode(registry: &Registry) -> Result<String, fmt::Error> {
+    let mut body = String::new();
+    text::encode(&mut body, registry)?;
+    Ok(body)
+}
+
+/// What is read anew at each scrape.
+pub struct NodeCollector {
+    /// Prepared shares.
+    pub state: Arc<State>,
+    /// GPUs.
+    pub discovery: watch::Receiver<Arc<Discovery>>,
+    /// Registration.
+    pub registered: watch::Receiver<Option<tokio::time::Instant>>,
+}
+
+impl fmt::Debug for NodeCollector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NodeCollector")
+    }
+}
+
+type Labels = Vec<(&'static str, String)>;
+
+impl Collector for NodeCollector {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let discovery = self.discovery.borrow().clone();
+        let count = |state: &str| {
+            let of = discovery.gpus.iter().filter(|g| match g.health {
+                Health::Unhealthy => state == "unhealthy",
+                Health::Healthy if g.unpublished.is_empty() => state == "usable",
+                Health::Healthy => state == "unusable",
+            });
+            (vec![("state", state.to_owned())], of.count() as f64)
+        };
+        let gpus = ["usable", "unusable", "unhealthy"].map(count);
+        gauge(
+            &mut encoder,
+            "gpus",
+            "GPUs found: usable for shares, unusable (GpuNode says why), unhealthy",
+            &gpus,
+        )?;
+        let registered = f64::from(u8::from(self.registered.borrow().is_some()));
+        gauge(
+            &mut encoder,
+            "registered",
+            "1 when the kubelet has the plugin registered",
+            &[(vec![], registered)],
+        )?;
+
+        let prepared = self.state.prepared();
+        let shares: Vec<(&String, &PreparedClaim, &PreparedShare)> =
+            prepared.claims.iter().flat_map(|(uid, c)| c.shares.iter().map(move |s| (uid, c, s))).collect();
+        let total = shares.len() as f64;
+        gauge(
+            &mut encoder,
+            "prepared_shares",
+            "Shares prepared on this node, exclusive GPUs included",
+            &[(vec![], total)],
+        )?;
+        let claims = prepared.claims.len() as f64;
+        gauge(&mut encoder, "prepared_claims", "Claims prepared on this node", &[(vec![], claims)])?;
+
+        let labels = |claim: &PreparedClaim, share: &PreparedShare| -> Labels {
+            vec![
+                ("namespace", claim.namespace.clone()),
+                ("claim", claim.name.clone()),
+                ("request", share.request.clone()),
+                ("share", share.share_id.clone()),
+                ("gpu", share.uuid.clone()),
+            ]
+        };
+        let of = |value: &dyn Fn(&PreparedShare) -> f64| -> Vec<(Labels, f64)> {
+            shares.iter().map(|(_, c, s)| (labels(c, s), value(s))).collect()
+        };
+        gauge(&mut encoder, "share_memory_limit_bytes", "GPU memory of a share", &of(&|s| s.memory as f64))?;
+        gauge(
+            &mut encoder,
+            "share_cores_limit",
+            "Percent of GPU time a share may use; 0: no cap",
+            &of(&|s| f64::from(s.cores % 100)),
+        )?;
+        let used: Vec<_> = shares
+            .iter()
+            .filter(|(_, _, share)| !share.exclusive)
+            .filter_map(|(uid, claim, share)| {
+                let paths = SharePaths::new(&self.state.paths().share_dir, uid, &share.share_id);
+                let usage = read_usage(&paths).ok()?;
+                // Booked figures are the tenants' own: one past the limit cannot be true.
+                Some((
+                    labels(claim, share),
+                    usage.memory.min(share.memory),
+                    usage.processes.len(),
+                    usage.gpu_nanos,
+                ))
+            })
+            .collect();
+        let memory: Vec<_> = used.iter().map(|(l, memory, ..)| (l.clone(), *memory as f64)).collect();
+        gauge(
+            &mut encoder,
+            "share_memory_used_bytes",
+            "GPU memory charged to living processes of a share",
+            &memory,
+        )?;
+        let processes: Vec<_> = used.iter().map(|(l, _, n, _)| (l.clone(), *n as f64)).collect();
+        gauge(&mut encoder, "share_processes", "Living processes of a share that use its GPU", &processes)?;
+        let mut family = encoder.encode_descriptor(
+            "share_gpu_seconds",
+            "GPU time charged to a share",
+            None,
+            MetricType::Counter,
+        )?;
+        for (labels, _, _, nanos) in &used {
+            let counter = ConstCounter::<f64>::new(*nanos as f64 / 1e9);
+            counter.encode(family.encode_family(labels)?)?;
+        }
+        let memory: Vec<_> = discovery
+            .gpus
+            .iter()
+            .map(|g| (vec![("gpu", g.uuid.clone())], (u64::try_from(g.memory_mib).unwrap_or(0) * MIB) as f64))
+            .collect();
+        gauge(&mut encoder, "gpu_memory_bytes", "Memory of a GPU that can be shared out", &memory)?;
+        let booked: Vec<_> = discovery
+            .gpus
+            .iter()
+            .map(|g| {
+                let sum: u64 = prepared.shares_on(&g.uuid, "").map(|(_, _, s)| s.memory).sum();
+                (vec![("gpu", g.uuid.clone())], sum as f64)
+            })
+            .collect();
+        gauge(&mut encoder, "gpu_memory_prepared_bytes", "Memory of a GPU held by prepared shares", &booked)
+    }
+}
+
+fn gauge(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    values: &[(Labels, f64)],
+) -> Result<(), fmt::Error> {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+    if let [(labels, value)] = values
+        && labels.is_empty()
+    {
+        return ConstGauge::<f64>::new(*value).encode(family);
+    }
+    for (labels, value) in values {
+        ConstGauge::<f64>::new(*value).encode(family.encode_family(labels)?)?;
+    }
+    Ok(())
+}
