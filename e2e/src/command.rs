@@ -1,6 +1,7 @@
 //! `cargo xtask cluster`: a cluster for people, kept until it is taken down.
 
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 
@@ -21,7 +22,7 @@ pub enum ClusterCommand {
         #[arg(long)]
         driver: bool,
     },
-    /// End every kept cluster and remove what it left.
+    /// End every kept cluster and remove what dead ones left.
     Down,
     /// Which clusters run, and their programs.
     Status,
@@ -57,12 +58,15 @@ fn up(nodes: u8, gpus: &str, driver: bool) -> anyhow::Result<()> {
         cluster.install_driver(&[])?;
     }
     println!("up: cargo xtask cluster kubectl get nodes");
+    println!("state and logs: {}", cluster.layout().state.display());
     Ok(())
 }
 
 fn down() -> anyhow::Result<()> {
     for state in Cluster::all() {
         match Cluster::attach(&state) {
+            // It belongs to a test or demo that runs, and ends with it.
+            Ok(cluster) if !cluster.layout().keep => continue,
             Ok(cluster) => cluster.stop()?,
             Err(_) => remove_dead(&state)?,
         }
@@ -77,7 +81,8 @@ fn status() -> anyhow::Result<()> {
             println!("{}: ended; `cargo xtask cluster down` removes its files", state.display());
             continue;
         };
-        println!("{}:", state.display());
+        let owner = if cluster.layout().keep { "kept" } else { "ends with the program that started it" };
+        println!("{}: {owner}", state.display());
         let nodes = cluster.layout().nodes.iter().map(|n| Some(n.name.as_str()));
         for node in std::iter::once(None).chain(nodes) {
             let request = crate::control::Request::Status;
@@ -97,9 +102,10 @@ fn status() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The newest cluster that runs.
+/// The newest kept cluster.
 fn running() -> anyhow::Result<Cluster> {
-    match Cluster::all().iter().rev().find_map(|state| Cluster::attach(state).ok()) {
+    let attach = |state: &PathBuf| Cluster::attach(state).ok().filter(|c| c.layout().keep);
+    match Cluster::all().iter().rev().find_map(attach) {
         Some(cluster) => Ok(cluster),
         None => bail!("no cluster runs; `cargo xtask cluster up` starts one"),
     }
