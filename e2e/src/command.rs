@@ -1,12 +1,10 @@
 //! `cargo xtask cluster`: a cluster for people, kept until it is taken down.
 
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 
 use crate::cluster::{Cluster, Options, remove_dead};
-use crate::layout::Layout;
 
 /// What to do with the kept cluster.
 #[derive(clap::Subcommand)]
@@ -23,7 +21,7 @@ pub enum ClusterCommand {
         #[arg(long)]
         driver: bool,
     },
-    /// End every kept cluster and remove what dead ones left.
+    /// End every kept cluster and remove what it left.
     Down,
     /// Which clusters run, and their programs.
     Status,
@@ -59,15 +57,12 @@ fn up(nodes: u8, gpus: &str, driver: bool) -> anyhow::Result<()> {
         cluster.install_driver(&[])?;
     }
     println!("up: cargo xtask cluster kubectl get nodes");
-    println!("state and logs: {}", cluster.layout().state.display());
     Ok(())
 }
 
 fn down() -> anyhow::Result<()> {
-    for state in readable() {
+    for state in Cluster::all() {
         match Cluster::attach(&state) {
-            // It belongs to a test or demo that runs, and ends with it.
-            Ok(cluster) if !cluster.layout().keep => continue,
             Ok(cluster) => cluster.stop()?,
             Err(_) => remove_dead(&state)?,
         }
@@ -77,13 +72,12 @@ fn down() -> anyhow::Result<()> {
 }
 
 fn status() -> anyhow::Result<()> {
-    for state in readable() {
+    for state in Cluster::all() {
         let Ok(cluster) = Cluster::attach(&state) else {
             println!("{}: ended; `cargo xtask cluster down` removes its files", state.display());
             continue;
         };
-        let owner = if cluster.layout().keep { "kept" } else { "ends with the program that started it" };
-        println!("{}: {owner}", state.display());
+        println!("{}:", state.display());
         let nodes = cluster.layout().nodes.iter().map(|n| Some(n.name.as_str()));
         for node in std::iter::once(None).chain(nodes) {
             let request = crate::control::Request::Status;
@@ -103,20 +97,9 @@ fn status() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// State folders this program understands. Another version's cluster may be running: it is named and left alone.
-fn readable() -> Vec<PathBuf> {
-    let (readable, other): (Vec<_>, Vec<_>) =
-        Cluster::all().into_iter().partition(|state| Layout::read(state).is_ok());
-    for state in other {
-        eprintln!("{}: left alone, another version of this program started it", state.display());
-    }
-    readable
-}
-
-/// The newest kept cluster.
+/// The newest cluster that runs.
 fn running() -> anyhow::Result<Cluster> {
-    let attach = |state: &PathBuf| Cluster::attach(state).ok().filter(|c| c.layout().keep);
-    match Cluster::all().iter().rev().find_map(attach) {
+    match Cluster::all().iter().rev().find_map(|state| Cluster::attach(state).ok()) {
         Some(cluster) => Ok(cluster),
         None => bail!("no cluster runs; `cargo xtask cluster up` starts one"),
     }

@@ -12,7 +12,6 @@ use std::task::{Context, Poll};
 use hyper_util::rt::TokioIo;
 use kube::client::{Body, ClientBuilder, ConfigExt};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use rustix::process::Pid;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tower::Service;
 
@@ -27,7 +26,7 @@ impl NetworkNamespace {
     ///
     /// # Errors
     /// The process is gone, or this program may not look.
-    pub fn of(pid: Pid) -> io::Result<Self> {
+    pub fn of(pid: u32) -> io::Result<Self> {
         File::open(format!("/proc/{pid}/ns/net")).map(|f| Self(Arc::new(f)))
     }
 

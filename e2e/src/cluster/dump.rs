@@ -1,13 +1,11 @@
 //! What one wants to see when a test on a cluster failed.
 
+use super::Cluster;
 use super::driver::DRIVER_NAMESPACE;
-use super::{Cluster, save_logs};
 
 impl Cluster {
-    /// Prints events, objects, our logs and the driver's files to stderr, and saves the logs of all programs, which
-    /// otherwise go with the cluster.
+    /// Prints events, objects, our logs and share files to stderr.
     pub fn dump(&self, namespace: &str) {
-        eprintln!("=== {namespace}: what the cluster looks like");
         let kubectl = |title: &str, args: &[&str]| {
             let text = self.kubectl(args).map_or_else(
                 |e| e.to_string(),
@@ -27,14 +25,11 @@ impl Cluster {
             kubectl(&format!("log of {component}"), &args);
         }
         for node in &self.layout().nodes {
-            let files = ["find", "/run/vgpu-dra", "/var/run/cdi", "/var/lib/vgpu-dra", "-type", "f", "-ls"];
+            let files = ["find", "/run/vgpu-dra", "/var/run/cdi", "/var/lib/vgpu-dra", "-type", "f"];
             if let Ok((_, stdout, stderr)) = self.node_run(&node.name, &files) {
                 eprintln!("--- files of {}\n{}{}", node.name, stdout, stderr);
             }
         }
-        match save_logs(self.layout(), namespace) {
-            Ok(folder) => eprintln!("=== logs of the cluster's programs are in {}", folder.display()),
-            Err(error) => eprintln!("=== the logs could not be saved: {error}"),
-        }
+        eprintln!("--- logs of the cluster's programs are below {}", self.layout().state.display());
     }
 }
