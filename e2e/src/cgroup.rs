@@ -85,6 +85,11 @@ impl Hierarchies {
         Ok(())
     }
 
+    /// What is there of a cluster's tree.
+    pub fn left(&self, cluster: &str) -> Vec<PathBuf> {
+        self.folders(cluster, &[]).into_iter().filter(|top| top.exists()).collect()
+    }
+
     /// Removes the tree, deepest first. What still has processes stays and is returned.
     pub fn remove(&self, cluster: &str) -> Vec<PathBuf> {
         let tops = self.folders(cluster, &[]);

@@ -2,26 +2,29 @@
 
 mod driver;
 mod dump;
+mod handle;
+mod life;
+mod machine;
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, kill_process};
 use vgpu_programs::{Programs, cache_folder};
+
+pub use handle::Handle;
+use life::clusters_folder;
+pub(crate) use life::remove;
 
 use crate::artifacts::Artifacts;
 use crate::cgroup::Hierarchies;
-use crate::control::{self, ControlError, ProgramStatus, Reply, Request};
+use crate::control::{self, ControlError, Reply, Request};
 use crate::layout::{Layout, NodeLayout};
 use crate::netns::{self, ClientError, NetworkNamespace};
 use crate::{image, pki};
-
-/// Memory a cluster with its pods wants free.
-const MEMORY_MIB: u64 = 3 * 1024;
 
 /// What to start.
 #[derive(Debug, Clone)]
@@ -50,66 +53,14 @@ pub enum StartError {
     Failed(anyhow::Error),
 }
 
-/// A running cluster. Dropping it ends it, unless it is to be kept.
+/// A running cluster. Dropping it ends it, unless it is to be kept; so does the end of the program, however it ends.
 #[derive(Debug)]
 pub struct Cluster {
     layout: Layout,
-    init: u32,
-    outer: Option<Child>,
+    init: Pid,
+    /// Process of [`crate::guard`]; absent when another program started the cluster, or after the end.
+    guard: Option<Child>,
     network: NetworkNamespace,
-    keep: bool,
-}
-
-/// One program of the control plane or of a node.
-#[derive(Debug, Clone, Copy)]
-pub struct Handle<'a> {
-    cluster: &'a Cluster,
-    node: Option<&'a str>,
-    name: &'a str,
-}
-
-impl Handle<'_> {
-    fn ask(&self, request: &Request) -> Result<Reply, ControlError> {
-        control::ask(&self.cluster.layout.socket(self.node), request)
-    }
-
-    /// SIGKILL; its supervisor starts it again (a node stays down).
-    ///
-    /// # Errors
-    /// [`ControlError`].
-    pub fn kill(&self) -> Result<(), ControlError> {
-        self.ask(&Request::Kill { program: self.name.into() }).map(drop)
-    }
-
-    /// SIGTERM; it stays down.
-    ///
-    /// # Errors
-    /// [`ControlError`].
-    pub fn stop(&self) -> Result<(), ControlError> {
-        self.ask(&Request::Stop { program: self.name.into() }).map(drop)
-    }
-
-    /// Starts it again.
-    ///
-    /// # Errors
-    /// [`ControlError`].
-    pub fn start(&self) -> Result<(), ControlError> {
-        self.ask(&Request::Start { program: self.name.into() }).map(drop)
-    }
-
-    /// Its state.
-    ///
-    /// # Errors
-    /// [`ControlError`], also when there is no such program.
-    pub fn status(&self) -> Result<ProgramStatus, ControlError> {
-        match self.ask(&Request::Status)? {
-            Reply::Status { mut programs } => {
-                let unknown = || ControlError::Refused(format!("there is no program {} here", self.name));
-                programs.remove(self.name).ok_or_else(unknown)
-            }
-            other => Err(ControlError::Refused(format!("unexpected answer {other:?}"))),
-        }
-    }
 }
 
 impl Cluster {
@@ -118,17 +69,13 @@ impl Cluster {
     /// # Errors
     /// [`StartError`].
     pub fn start(options: &Options, say: &(dyn Fn(&str) + Sync)) -> Result<Self, StartError> {
-        check_machine().map_err(StartError::Unavailable)?;
+        machine::check().map_err(StartError::Unavailable)?;
         let programs = Programs::ensure(say).map_err(|e| match e {
             vgpu_programs::ProgramsError::Missing { .. } => StartError::Unavailable(e.to_string()),
             other => StartError::Failed(other.into()),
         })?;
         let artifacts = Artifacts::of_this_build().map_err(|e| StartError::Failed(e.into()))?;
-        say("packing images");
-        let images = image::all(&artifacts);
-        let images: Result<Vec<PathBuf>, _> =
-            images.iter().map(|i| i.archive(&cache_folder().join("images"))).collect();
-        let images = images.map_err(|e| StartError::Failed(e.into()))?;
+        sweep(say);
 
         let id = format!("vgpu-{}-{}", std::process::id(), fresh_number());
         let node = |(index, gpus): (usize, &String)| NodeLayout {
@@ -136,81 +83,99 @@ impl Cluster {
             index: u8::try_from(index).unwrap_or(u8::MAX),
             gpus: gpus.clone(),
         };
-        let layout = Layout {
+        let mut layout = Layout {
             state: clusters_folder().join(&id),
             cgroup: id,
+            keep: options.keep,
             programs: programs.folder().to_owned(),
             runc: programs.runc().to_owned(),
             supervisor: artifacts.path("vgpu-e2e"),
             artifacts: artifacts.folder().to_owned(),
-            images,
+            images: Vec::new(),
             nodes: options.gpus.iter().enumerate().map(node).collect(),
         };
-        say("starting the cluster");
         let started = Instant::now();
-        let cluster = Self::launch(layout, options.keep).map_err(StartError::Failed)?;
-        cluster.wait_ready().map_err(StartError::Failed)?;
+        let log = life::begin(&layout).map_err(|e| StartError::Failed(e.into()))?;
+        let launched = Self::launch(&mut layout, &artifacts, log, say);
+        let mut cluster = launched.map_err(|error| Self::failed(&layout, error))?;
+        if let Err(error) = cluster.wait_ready() {
+            let error = Self::failed(&layout, StartError::Failed(error));
+            let _ = cluster.end();
+            return Err(error);
+        }
         say(&format!("cluster is up after {:.1} s", started.elapsed().as_secs_f64()));
         Ok(cluster)
     }
 
-    fn launch(layout: Layout, keep: bool) -> anyhow::Result<Self> {
-        layout.write()?;
-        pki::create(&layout)?;
-        fs::create_dir_all(layout.logs())?;
-        let nodes: Vec<String> = layout.nodes.iter().map(|n| n.name.clone()).collect();
-        Hierarchies::of_host()?.create(&layout.cgroup, &nodes)?;
-        let log = fs::File::create(layout.logs().join("cluster.log"))?;
-        let mut command = Command::new("unshare");
-        command
-            .args(["--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--mount-proc", "--kill-child"])
-            .arg(&layout.supervisor)
-            .arg("supervise-cluster")
-            .arg(&layout.state)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log);
-        // SAFETY: between fork and exec only prctl(2) and setsid(2) are called; both are async-signal-safe.
-        unsafe {
-            command.pre_exec(move || {
-                rustix::process::setsid()?;
-                if !keep {
-                    set_parent_process_death_signal(Some(Signal::KILL))?;
-                }
-                Ok(())
-            })
-        };
-        let mut outer =
-            command.spawn().map_err(|e| anyhow::anyhow!("cannot start unshare (package util-linux): {e}"))?;
-        let end = Instant::now() + Duration::from_secs(10);
-        let init = loop {
-            let inner =
-                only_child(outer.id()).filter(|pid| network_of(*pid) != network_of(std::process::id()));
-            match inner {
-                Some(pid) => break pid,
-                None if Instant::now() > end || outer.try_wait()?.is_some() => {
-                    let _ = outer.kill();
-                    let log = fs::read_to_string(layout.logs().join("cluster.log")).unwrap_or_default();
-                    anyhow::bail!("no namespaces for the cluster: {}", log.trim());
-                }
-                None => std::thread::sleep(Duration::from_millis(20)),
+    /// Saves the logs of a cluster that does not come up, and removes what has no processes.
+    fn failed(layout: &Layout, error: StartError) -> StartError {
+        let error = match (error, save_logs(layout, "start")) {
+            (StartError::Failed(error), Ok(logs)) => {
+                StartError::Failed(error.context(format!("logs are in {}", logs.display())))
             }
+            (error, _) => error,
         };
-        fs::write(layout.state.join("init.pid"), init.to_string())?;
-        let network = NetworkNamespace::of(init)?;
-        Ok(Self { layout, init, outer: Some(outer), network, keep })
+        if !life::alive(layout) {
+            let _ = life::remove(layout);
+        }
+        error
     }
 
-    /// A cluster that was kept, by its state folder.
+    fn launch(
+        layout: &mut Layout,
+        artifacts: &Artifacts,
+        log: File,
+        say: &(dyn Fn(&str) + Sync),
+    ) -> Result<Self, StartError> {
+        let failed = |e: io::Error| StartError::Failed(e.into());
+        say("packing images");
+        let images = image::all(artifacts);
+        layout.images = image::provide(&images, &cache_folder().join("images"), &layout.state.join("images"))
+            .map_err(|e| StartError::Failed(e.into()))?;
+        layout.write().map_err(failed)?;
+        say("starting the cluster");
+        pki::create(layout).map_err(|e| StartError::Failed(e.into()))?;
+        let nodes: Vec<String> = layout.nodes.iter().map(|n| n.name.clone()).collect();
+        let hierarchies = Hierarchies::of_host().map_err(|e| StartError::Unavailable(e.to_string()))?;
+        hierarchies.create(&layout.cgroup, &nodes).map_err(|e| match e.kind() {
+            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => StartError::Unavailable(
+                format!("it needs to make cgroups ({e}); run the container privileged, with a writable /sys/fs/cgroup"),
+            ),
+            _ => StartError::Failed(e.into()),
+        })?;
+        let mut guard = Command::new(&layout.supervisor)
+            .arg("guard")
+            .arg(&layout.state)
+            // The guard of a cluster that is not kept ends it when the other end of this is closed.
+            .stdin(if layout.keep { Stdio::null() } else { Stdio::piped() })
+            .stdout(log.try_clone().map_err(failed)?)
+            .stderr(log)
+            .spawn()
+            .map_err(failed)?;
+        let init = wait_for_init(layout, &mut guard);
+        let reached = init.and_then(|init| Ok((init, NetworkNamespace::of(init)?)));
+        let (init, network) = reached.map_err(|error| {
+            // All that it has started ends with it.
+            let _ = guard.kill().and_then(|()| guard.wait());
+            let _ = life::wait_for_end(layout);
+            StartError::Failed(error)
+        })?;
+        Ok(Self { layout: layout.clone(), init, guard: Some(guard), network })
+    }
+
+    /// A cluster that another program started, by its state folder. Dropping this does not end it.
     ///
     /// # Errors
     /// It is not there, or does not run any more.
     pub fn attach(state: &Path) -> io::Result<Self> {
         let layout = Layout::read(state)?;
-        let init: u32 =
-            fs::read_to_string(state.join("init.pid"))?.trim().parse().map_err(io::Error::other)?;
+        let init = read_init(&layout)?;
         let network = NetworkNamespace::of(init)?;
-        Ok(Self { layout, init, outer: None, network, keep: true })
+        // Asked last: as long as it lives, the process read above is its own.
+        if !life::alive(&layout) {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "it has ended"));
+        }
+        Ok(Self { layout, init, guard: None, network })
     }
 
     /// State folders of every cluster of this user, running or not, oldest first.
@@ -230,6 +195,11 @@ impl Cluster {
             Ok(self.layout.socket(None).exists() && self.kubectl_ok(&["get", "--raw", "/readyz"]))
         })?;
         self.wait_for("the nodes", 90, || {
+            for node in &self.layout.nodes {
+                let log = || fs::read_to_string(self.layout.logs().join(format!("{}.log", node.name)));
+                let running = self.program(&node.name).status()?.pid.is_some();
+                anyhow::ensure!(running, "{} ended: {}", node.name, log().unwrap_or_default().trim());
+            }
             let ready = r#"{.items[*].status.conditions[?(@.type=="Ready")].status}"#;
             let out = self.kubectl(&["get", "nodes", "-o", &format!("jsonpath={ready}")])?;
             Ok(String::from_utf8_lossy(&out.stdout).split_whitespace().filter(|s| *s == "True").count()
@@ -258,15 +228,10 @@ impl Cluster {
     ) -> anyhow::Result<()> {
         let end = Instant::now() + Duration::from_secs(seconds);
         while !ready()? {
-            if !Path::new(&format!("/proc/{}", self.init)).exists() {
-                let log = fs::read_to_string(self.layout.logs().join("cluster.log")).unwrap_or_default();
-                anyhow::bail!("the cluster ended by itself: {}", log.trim());
+            if !Path::new("/proc").join(self.init.to_string()).exists() {
+                anyhow::bail!("the cluster ended by itself: {}", said(&self.layout));
             }
-            anyhow::ensure!(
-                Instant::now() < end,
-                "{what} not ready after {seconds} s; logs are in {}",
-                self.layout.state.display()
-            );
+            anyhow::ensure!(Instant::now() < end, "{what} not ready after {seconds} s");
             std::thread::sleep(Duration::from_millis(100));
         }
         Ok(())
@@ -369,34 +334,38 @@ impl Cluster {
     /// Ends it and removes everything it left; an error says what could not be removed.
     ///
     /// # Errors
-    /// Names of processes, cgroups or folders that are still there.
+    /// Names of processes, cgroups or folders that are still there; or it belongs to another program and was not kept.
     pub fn stop(mut self) -> anyhow::Result<()> {
         self.end()
     }
 
     fn end(&mut self) -> anyhow::Result<()> {
-        self.keep = true;
-        if let Some(pid) = i32::try_from(self.init).ok().and_then(Pid::from_raw) {
-            let _ = kill_process(pid, Signal::KILL);
+        match self.guard.take() {
+            // It kills the cluster when its input ends, and cleans up.
+            Some(mut guard) if !self.layout.keep => {
+                drop(guard.stdin.take());
+                guard.wait()?;
+            }
+            None if !self.layout.keep => {
+                anyhow::bail!(
+                    "the cluster in {} ends with the program that started it",
+                    self.layout.state.display()
+                )
+            }
+            guard => {
+                let _ = kill_process(self.init, Signal::KILL);
+                guard.map(|mut g| g.wait()).transpose()?;
+            }
         }
-        if let Some(mut outer) = self.outer.take() {
-            outer.wait()?;
-        }
-        let gone = || !Path::new(&format!("/proc/{}", self.init)).exists();
-        let end = Instant::now() + Duration::from_secs(20);
-        while !gone() && Instant::now() < end {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        anyhow::ensure!(gone(), "process {} survived SIGKILL", self.init);
-        remove_cgroups(&self.layout.cgroup)?;
-        fs::remove_dir_all(&self.layout.state)
-            .map_err(|e| anyhow::anyhow!("cannot remove {}: {e}", self.layout.state.display()))
+        life::wait_for_end(&self.layout)?;
+        life::remove(&self.layout)
     }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if !self.keep
+        if self.guard.is_some()
+            && !self.layout.keep
             && let Err(error) = self.end()
         {
             eprintln!("{error:#}");
@@ -404,69 +373,58 @@ impl Drop for Cluster {
     }
 }
 
-/// Processes die a moment after their pid namespace; until then their cgroups cannot go.
-fn remove_cgroups(name: &str) -> anyhow::Result<()> {
-    let hierarchies = Hierarchies::of_host()?;
-    let end = Instant::now() + Duration::from_secs(10);
-    loop {
-        let left = hierarchies.remove(name);
-        if left.is_empty() {
-            return Ok(());
+/// Removes what a cluster left behind whose processes are all gone.
+///
+/// # Errors
+/// It lives, or something could not be removed.
+pub fn remove_dead(state: &Path) -> anyhow::Result<()> {
+    let layout = Layout::read(state)?;
+    anyhow::ensure!(!life::alive(&layout), "the cluster in {} runs", state.display());
+    life::remove(&layout)
+}
+
+/// Removes what clusters left behind that nobody kept, whose guard was killed or whose machine was restarted.
+fn sweep(say: &(dyn Fn(&str) + Sync)) {
+    for state in Cluster::all() {
+        if Layout::read(&state).is_ok_and(|l| !l.keep && !life::alive(&l)) {
+            say(&format!("removing what is left of {}", state.display()));
+            // Another program may be at it too; what is still there afterwards is met again next time.
+            let _ = remove_dead(&state);
         }
-        anyhow::ensure!(Instant::now() < end, "cgroups are left: {left:?}");
-        std::thread::sleep(Duration::from_millis(50));
     }
 }
 
-/// Removes what a cluster that was killed left behind.
-///
-/// # Errors
-/// What could not be removed.
-pub fn remove_dead(state: &Path) -> anyhow::Result<()> {
-    remove_cgroups(&Layout::read(state)?.cgroup)?;
-    Ok(fs::remove_dir_all(state)?)
+/// PID 1 of the cluster, as its guard wrote it down.
+fn read_init(layout: &Layout) -> io::Result<Pid> {
+    let text = fs::read_to_string(layout.init_file())?;
+    let pid = text.trim().parse().ok().and_then(Pid::from_raw);
+    pid.ok_or_else(|| io::Error::other(format!("{} holds no process id", layout.init_file().display())))
 }
 
-fn clusters_folder() -> PathBuf {
-    cache_folder().join("clusters")
+fn wait_for_init(layout: &Layout, guard: &mut Child) -> anyhow::Result<Pid> {
+    loop {
+        if let Ok(pid) = read_init(layout) {
+            return Ok(pid);
+        }
+        anyhow::ensure!(guard.try_wait()?.is_none(), "{}", said(layout));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// What guard and supervisor printed.
+fn said(layout: &Layout) -> String {
+    fs::read_to_string(layout.log()).unwrap_or_default().trim().to_owned()
+}
+
+/// Copies the logs of all programs to where the end of the cluster does not remove them.
+fn save_logs(layout: &Layout, occasion: &str) -> io::Result<PathBuf> {
+    let folder = layout.artifacts.join("e2e-logs").join(&layout.cgroup).join(occasion);
+    life::copy_logs(&layout.state, &folder)?;
+    Ok(folder)
 }
 
 fn fresh_number() -> u32 {
     use std::sync::atomic::{AtomicU32, Ordering};
     static NEXT: AtomicU32 = AtomicU32::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
-fn only_child(pid: u32) -> Option<u32> {
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
-    children.split_whitespace().next()?.parse().ok()
-}
-
-fn network_of(pid: u32) -> Option<PathBuf> {
-    fs::read_link(format!("/proc/{pid}/ns/net")).ok()
-}
-
-/// What the machine lacks, in words one can act on.
-fn check_machine() -> Result<(), String> {
-    if !rustix::process::geteuid().is_root() {
-        return Err("it needs root for namespaces, mounts and cgroups; run it with sudo".into());
-    }
-    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let available = meminfo.lines().find_map(|l| l.strip_prefix("MemAvailable:"));
-    let mib = available
-        .and_then(|v| v.split_whitespace().next()?.parse::<u64>().ok())
-        .map_or(u64::MAX, |k| k / 1024);
-    if mib < MEMORY_MIB {
-        return Err(format!(
-            "it needs {MEMORY_MIB} MiB of memory and {mib} are available; end other programs"
-        ));
-    }
-    for (tool, package) in [("unshare", "util-linux"), ("strip", "binutils"), ("ldd", "libc-bin")] {
-        let found =
-            Command::new(tool).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
-        if !found {
-            return Err(format!("the program {tool} is missing; install the package {package}"));
-        }
-    }
-    Ok(())
 }

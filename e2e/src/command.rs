@@ -1,10 +1,12 @@
 //! `cargo xtask cluster`: a cluster for people, kept until it is taken down.
 
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 
 use crate::cluster::{Cluster, Options, remove_dead};
+use crate::layout::Layout;
 
 /// What to do with the kept cluster.
 #[derive(clap::Subcommand)]
@@ -21,7 +23,7 @@ pub enum ClusterCommand {
         #[arg(long)]
         driver: bool,
     },
-    /// End every kept cluster and remove what it left.
+    /// End every kept cluster and remove what dead ones left.
     Down,
     /// Which clusters run, and their programs.
     Status,
@@ -57,12 +59,15 @@ fn up(nodes: u8, gpus: &str, driver: bool) -> anyhow::Result<()> {
         cluster.install_driver(&[])?;
     }
     println!("up: cargo xtask cluster kubectl get nodes");
+    println!("state and logs: {}", cluster.layout().state.display());
     Ok(())
 }
 
 fn down() -> anyhow::Result<()> {
-    for state in Cluster::all() {
+    for state in readable() {
         match Cluster::attach(&state) {
+            // It belongs to a test or demo that runs, and ends with it.
+            Ok(cluster) if !cluster.layout().keep => continue,
             Ok(cluster) => cluster.stop()?,
             Err(_) => remove_dead(&state)?,
         }
@@ -72,12 +77,13 @@ fn down() -> anyhow::Result<()> {
 }
 
 fn status() -> anyhow::Result<()> {
-    for state in Cluster::all() {
+    for state in readable() {
         let Ok(cluster) = Cluster::attach(&state) else {
             println!("{}: ended; `cargo xtask cluster down` removes its files", state.display());
             continue;
         };
-        println!("{}:", state.display());
+        let owner = if cluster.layout().keep { "kept" } else { "ends with the program that started it" };
+        println!("{}: {owner}", state.display());
         let nodes = cluster.layout().nodes.iter().map(|n| Some(n.name.as_str()));
         for node in std::iter::once(None).chain(nodes) {
             let request = crate::control::Request::Status;
@@ -97,9 +103,20 @@ fn status() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The newest cluster that runs.
+/// State folders this program understands. Another version's cluster may be running: it is named and left alone.
+fn readable() -> Vec<PathBuf> {
+    let (readable, other): (Vec<_>, Vec<_>) =
+        Cluster::all().into_iter().partition(|state| Layout::read(state).is_ok());
+    for state in other {
+        eprintln!("{}: left alone, another version of this program started it", state.display());
+    }
+    readable
+}
+
+/// The newest kept cluster.
 fn running() -> anyhow::Result<Cluster> {
-    match Cluster::all().iter().rev().find_map(|state| Cluster::attach(state).ok()) {
+    let attach = |state: &PathBuf| Cluster::attach(state).ok().filter(|c| c.layout().keep);
+    match Cluster::all().iter().rev().find_map(attach) {
         Some(cluster) => Ok(cluster),
         None => bail!("no cluster runs; `cargo xtask cluster up` starts one"),
     }

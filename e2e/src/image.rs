@@ -87,18 +87,41 @@ pub fn all(artifacts: &Artifacts) -> Vec<Image> {
     ]
 }
 
+/// Makes the images whose inputs changed and puts their archives into a folder of the caller's own.
+///
+/// The cache is shared by every checkout on the machine: until this returns, no other program replaces an archive there,
+/// and afterwards the caller's stay as they are.
+///
+/// # Errors
+/// [`ImageError`] with the image and the file.
+pub fn provide(images: &[Image], cache: &Path, into: &Path) -> Result<Vec<PathBuf>, ImageError> {
+    let Some(first) = images.first() else { return Ok(Vec::new()) };
+    for folder in [cache, into] {
+        fs::create_dir_all(folder).map_err(first.error("create", folder))?;
+    }
+    let lock = cache.join("lock");
+    let file = fs::File::create(&lock).map_err(first.error("create", &lock))?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)
+        .map_err(|e| first.error("lock", &lock)(e.into()))?;
+    let provide = |image: &Image| {
+        let archive = image.archive(cache)?;
+        let own = into.join(archive.file_name().unwrap_or_default());
+        // Another file system has no links to this one.
+        let linked = fs::hard_link(&archive, &own).or_else(|_| fs::copy(&archive, &own).map(drop));
+        linked.map_err(image.error("write", &own))?;
+        Ok(own)
+    };
+    images.iter().map(provide).collect()
+}
+
 impl Image {
     fn error(&self, action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> ImageError {
         let (image, path) = (self.name.clone(), path.to_owned());
         move |source| ImageError::Io { image, action, path, source }
     }
 
-    /// The archive, made if its inputs changed.
-    ///
-    /// # Errors
-    /// [`ImageError`] with the image and the file.
-    pub fn archive(&self, cache: &Path) -> Result<PathBuf, ImageError> {
-        fs::create_dir_all(cache).map_err(self.error("create", cache))?;
+    /// The archive, made if its inputs changed. The caller holds the cache's lock.
+    fn archive(&self, cache: &Path) -> Result<PathBuf, ImageError> {
         let stem: String =
             self.name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
         let archive = cache.join(format!("{stem}-{}.tar", self.key()?));
@@ -117,13 +140,20 @@ impl Image {
         Ok(archive)
     }
 
-    /// Name, paths, sizes and times of everything that goes in.
+    /// Name, paths, sizes and times of everything that goes in, the libraries included.
     fn key(&self) -> Result<String, ImageError> {
         let mut hash = Sha256::new();
-        hash.update(format!("2 {} {:?}", self.name, self.entrypoint));
-        for (to, from) in &self.files {
+        hash.update(format!("3 {} {:?}", self.name, self.entrypoint));
+        let mut add = |to: &str, from: &Path| {
             let meta = fs::metadata(from).map_err(self.error("read", from))?;
             hash.update(format!("{to} {} {} {}", meta.len(), meta.mtime(), meta.mtime_nsec()));
+            Ok(())
+        };
+        for (to, from) in &self.files {
+            add(to, from)?;
+            for library in self.libraries(from)? {
+                add(&library.display().to_string(), &library)?;
+            }
         }
         Ok(hex(hash, 8))
     }
@@ -295,15 +325,33 @@ mod tests {
         assert_eq!(parse_ldd(text), want.into_iter().collect());
     }
 
+    fn image(file: PathBuf) -> Image {
+        let files = BTreeMap::from([("usr/bin/x".into(), file)]);
+        Image { name: "x:1".into(), files, entrypoint: vec![] }
+    }
+
+    #[test]
+    fn a_replaced_image_leaves_the_archive_a_cluster_was_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, cache) = (dir.path().join("x"), dir.path().join("cache"));
+        fs::copy("/bin/true", &file).unwrap();
+        let given =
+            |to: &str| provide(&[image(file.clone())], &cache, &dir.path().join(to)).unwrap().remove(0);
+        let first = given("a");
+        let bytes = fs::read(&first).unwrap();
+        assert_eq!(given("b").file_name(), first.file_name(), "nothing changed");
+        fs::copy("/bin/ls", &file).unwrap();
+        let second = given("c");
+        assert_ne!(second.file_name(), first.file_name());
+        assert_eq!(fs::read(&first).unwrap(), bytes);
+        let cached = fs::read_dir(&cache).unwrap().flatten().filter(|e| e.file_name() != "lock");
+        assert_eq!(cached.map(|e| e.file_name()).collect::<Vec<_>>(), [second.file_name().unwrap()]);
+    }
+
     #[test]
     fn the_same_inputs_give_the_same_archive() {
         let dir = tempfile::tempdir().unwrap();
-        let file = std::env::current_exe().unwrap();
-        let image = Image {
-            name: "x:1".into(),
-            files: BTreeMap::from([("usr/bin/x".into(), file)]),
-            entrypoint: vec![],
-        };
+        let image = image(std::env::current_exe().unwrap());
         assert_eq!(image.build(dir.path()).unwrap(), image.build(dir.path()).unwrap());
     }
 }

@@ -44,6 +44,8 @@ pub struct Layout {
     pub state: PathBuf,
     /// Name of its cgroups.
     pub cgroup: String,
+    /// Whether it outlives the program that started it.
+    pub keep: bool,
     /// Folder of the Kubernetes programs.
     pub programs: PathBuf,
     /// runc.
@@ -84,6 +86,16 @@ impl Layout {
     /// Logs of the control plane's programs.
     pub fn logs(&self) -> PathBuf {
         self.state.join("logs")
+    }
+
+    /// What the cluster's guard and PID 1 print. Whoever holds its lock is the living cluster.
+    pub fn log(&self) -> PathBuf {
+        self.logs().join("cluster.log")
+    }
+
+    /// Process id of PID 1, as the host sees it.
+    pub fn init_file(&self) -> PathBuf {
+        self.state.join("init.pid")
     }
 
     /// Everything of one node.

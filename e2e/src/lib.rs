@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod command;
 pub mod control;
 pub mod demo;
+pub mod guard;
 pub mod image;
 pub mod layout;
 pub mod netns;

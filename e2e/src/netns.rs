@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use hyper_util::rt::TokioIo;
 use kube::client::{Body, ClientBuilder, ConfigExt};
 use kube::config::{KubeConfigOptions, Kubeconfig};
+use rustix::process::Pid;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tower::Service;
 
@@ -26,7 +27,7 @@ impl NetworkNamespace {
     ///
     /// # Errors
     /// The process is gone, or this program may not look.
-    pub fn of(pid: u32) -> io::Result<Self> {
+    pub fn of(pid: Pid) -> io::Result<Self> {
         File::open(format!("/proc/{pid}/ns/net")).map(|f| Self(Arc::new(f)))
     }
 

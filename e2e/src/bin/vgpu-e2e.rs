@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use vgpu_e2e::cluster::{Cluster, Options};
-use vgpu_e2e::{command, demo, supervisor};
+use vgpu_e2e::{command, demo, guard, supervisor};
 
 #[derive(Parser)]
 struct Cli {
@@ -14,6 +14,12 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Makes a cluster's namespaces, ends them with its starter and cleans up.
+    #[command(hide = true)]
+    Guard {
+        /// State folder.
+        state: PathBuf,
+    },
     /// PID 1 of a cluster's namespaces.
     #[command(hide = true)]
     SuperviseCluster {
@@ -43,6 +49,7 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
+        Command::Guard { state } => guard::run(&state),
         Command::SuperviseCluster { state } => Ok(supervisor::plane::run(&state)?),
         Command::SuperviseNode { state, node } => Ok(supervisor::node::run(&state, &node)?),
         Command::Cluster { command } => command::run(&command),

@@ -1,11 +1,13 @@
 //! What one wants to see when a test on a cluster failed.
 
-use super::Cluster;
 use super::driver::DRIVER_NAMESPACE;
+use super::{Cluster, save_logs};
 
 impl Cluster {
-    /// Prints events, objects, our logs and share files to stderr.
+    /// Prints events, objects, our logs and the driver's files to stderr, and saves the logs of all programs, which
+    /// otherwise go with the cluster.
     pub fn dump(&self, namespace: &str) {
+        eprintln!("=== {namespace}: what the cluster looks like");
         let kubectl = |title: &str, args: &[&str]| {
             let text = self.kubectl(args).map_or_else(
                 |e| e.to_string(),
@@ -25,11 +27,14 @@ impl Cluster {
             kubectl(&format!("log of {component}"), &args);
         }
         for node in &self.layout().nodes {
-            let files = ["find", "/run/vgpu-dra", "/var/run/cdi", "/var/lib/vgpu-dra", "-type", "f"];
+            let files = ["find", "/run/vgpu-dra", "/var/run/cdi", "/var/lib/vgpu-dra", "-type", "f", "-ls"];
             if let Ok((_, stdout, stderr)) = self.node_run(&node.name, &files) {
                 eprintln!("--- files of {}\n{}{}", node.name, stdout, stderr);
             }
         }
-        eprintln!("--- logs of the cluster's programs are below {}", self.layout().state.display());
+        match save_logs(self.layout(), namespace) {
+            Ok(folder) => eprintln!("=== logs of the cluster's programs are in {}", folder.display()),
+            Err(error) => eprintln!("=== the logs could not be saved: {error}"),
+        }
     }
 }

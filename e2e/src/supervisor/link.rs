@@ -51,6 +51,20 @@ impl Links {
         self.runtime.block_on(self.index(name)).is_ok()
     }
 
+    /// Removes a link, if it is there, with its other end.
+    pub(super) fn remove(&self, name: &str) -> Result<(), SupervisorError> {
+        let Ok(index) = self.runtime.block_on(self.index(name)) else { return Ok(()) };
+        let removed = self.runtime.block_on(self.handle.link().del(index).execute());
+        // The kernel removes it too, some time after the namespace of its other end is gone.
+        match removed {
+            Err(error) if self.exists(name) => {
+                let source = error.into();
+                Err(SupervisorError::Link { action: "remove the link", what: name.to_owned(), source })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Sets a link up.
     pub(super) fn up(&self, name: &str) -> Result<(), SupervisorError> {
         self.run("set up", name, async {

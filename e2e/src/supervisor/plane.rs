@@ -7,6 +7,7 @@ use super::link::Links;
 use super::table::{Program, Table};
 use super::{SupervisorError, server, until};
 use crate::control::{Reply, Request};
+use crate::guard::{UNSHARE, network_of, only_child};
 use crate::layout::{BRIDGE, CONTROL_PLANE, Layout, NodeLayout, SERVICE};
 
 /// Sets everything up and reaps for ever. Runs in fresh namespaces, as their first process.
@@ -43,7 +44,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 }
 
 fn set_up(layout: &Layout, table: &Arc<Table>) -> Result<(), SupervisorError> {
-    let links = Arc::new(Links::connect()?);
+    let links = Links::connect()?;
     links.up("lo")?;
     links.bridge(BRIDGE)?;
     links.address(BRIDGE, CONTROL_PLANE, 24)?;
@@ -61,13 +62,19 @@ fn set_up(layout: &Layout, table: &Arc<Table>) -> Result<(), SupervisorError> {
     for node in &layout.nodes {
         start_node(layout, node, table, &links)?;
     }
-    let (layout_, table_, links_) = (layout.clone(), table.clone(), links.clone());
-    // A node is more than a program: it needs its link and routes again.
+    let (layout_, table_) = (layout.clone(), table.clone());
+    // A node is more than a program: it has a link and routes, and its end is that of everything in it.
     let special = move |request: &Request| {
-        let Request::Start { program } = request else { return None };
+        let (Request::Start { program } | Request::Stop { program } | Request::Kill { program }) = request
+        else {
+            return None;
+        };
         let node = layout_.nodes.iter().find(|n| n.name == *program)?;
-        let started = start_node(&layout_, node, &table_, &links_);
-        Some(started.map(|()| Reply::Done).map_err(|e| std::io::Error::other(chain(&e))))
+        let done = match request {
+            Request::Start { .. } => start_node(&layout_, node, &table_, &links),
+            _ => kill_node(node, &table_),
+        };
+        Some(done.map(|()| Reply::Done).map_err(|e| std::io::Error::other(chain(&e))))
     };
     server::serve(&layout.socket(None), path.clone(), table.clone(), Box::new(special))?;
 
@@ -86,8 +93,11 @@ fn start_node(
     table: &Table,
     links: &Links,
 ) -> Result<(), SupervisorError> {
-    let unshare =
-        ["unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--mount-proc", "--kill-child"];
+    if running(node, table).is_some() {
+        return Ok(());
+    }
+    let link = format!("v{}", node.index);
+    links.remove(&link)?;
     let own = [
         &layout.supervisor.display().to_string(),
         "supervise-node",
@@ -97,7 +107,7 @@ fn start_node(
     .map(str::to_owned);
     let program = Program {
         name: node.name.clone(),
-        command: unshare.iter().map(|w| (*w).to_owned()).chain(own).collect(),
+        command: UNSHARE.iter().map(|w| (*w).to_owned()).chain(own).collect(),
         path: search_path(layout),
         log: layout.logs().join(format!("{}.log", node.name)),
         restarts: false,
@@ -105,21 +115,26 @@ fn start_node(
     let outer = table.start(program).map_err(SupervisorError::io("start the node", &node.name))?;
     let mut inner = None;
     until(&node.name, 10, || {
-        inner = only_child(outer).filter(|pid| network_of(&pid.to_string()) != network_of("self"));
+        let in_its_own =
+            |pid: &u32| network_of(&pid.to_string()).is_some_and(|theirs| Some(theirs) != network_of("self"));
+        inner = u32::try_from(outer).ok().and_then(only_child).filter(in_its_own);
         inner.is_some()
     })?;
-    let name = format!("v{}", node.index);
-    links.join(&name, BRIDGE, inner.unwrap_or_default())?;
+    links.join(&link, BRIDGE, inner.unwrap_or_default())?;
     links.route(node.pod_network(), 24, node.address())
 }
 
-fn only_child(pid: i32) -> Option<u32> {
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
-    children.split_whitespace().next()?.parse().ok()
+/// SIGKILL to all of a node; returns when its PID 1 is gone, and with it every process and mount it had.
+fn kill_node(node: &NodeLayout, table: &Table) -> Result<(), SupervisorError> {
+    let inner = running(node, table).and_then(only_child);
+    table.kill(&node.name).map_err(SupervisorError::io("kill the node", &node.name))?;
+    let gone = || inner.is_none_or(|pid| !Path::new("/proc").join(pid.to_string()).exists());
+    until(&format!("the end of {}", node.name), 20, gone)
 }
 
-fn network_of(pid: &str) -> Option<std::path::PathBuf> {
-    std::fs::read_link(format!("/proc/{pid}/ns/net")).ok()
+/// Process id of a node's unshare.
+fn running(node: &NodeLayout, table: &Table) -> Option<u32> {
+    table.status().get(&node.name)?.pid.and_then(|pid| u32::try_from(pid).ok())
 }
 
 /// Routes between the nodes' pod networks.

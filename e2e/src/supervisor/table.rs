@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait};
 
 use crate::control::ProgramStatus;
 
@@ -154,7 +154,8 @@ impl Table {
     /// Reaps for ever. The caller is PID 1's main thread.
     pub(super) fn reap(&self) -> ! {
         loop {
-            let Ok(Some((pid, status))) = waitpid(None, WaitOptions::empty()) else {
+            // Any child: containers' shims lead process groups of their own, which `waitpid(None)` leaves out.
+            let Ok(Some((pid, status))) = wait(WaitOptions::empty()) else {
                 std::thread::sleep(Duration::from_millis(20));
                 continue;
             };
