@@ -4,14 +4,14 @@ mod driver;
 mod dump;
 mod handle;
 mod life;
-mod machine;
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process};
 use vgpu_programs::{Programs, cache_folder};
 
@@ -24,21 +24,19 @@ use crate::cgroup::Hierarchies;
 use crate::control::{self, ControlError, Reply, Request};
 use crate::layout::{Layout, NodeLayout};
 use crate::netns::{self, ClientError, NetworkNamespace};
-use crate::{image, pki};
+use crate::{guard, image, pki};
 
 /// What to start.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// GPUs of each node, as fake-gpu describes them; empty for a node without a driver.
     pub gpus: Vec<String>,
-    /// Whether it outlives the program that started it.
-    pub keep: bool,
 }
 
 impl Default for Options {
     /// Two nodes with four T4 each.
     fn default() -> Self {
-        Self { gpus: vec!["T4x4".into(); 2], keep: false }
+        Self { gpus: vec!["T4x4".into(); 2] }
     }
 }
 
@@ -53,12 +51,12 @@ pub enum StartError {
     Failed(anyhow::Error),
 }
 
-/// A running cluster. Dropping it ends it, unless it is to be kept; so does the end of the program, however it ends.
+/// A running cluster. Dropping it ends it, unless it is kept; so does the end of the program, however it ends.
 #[derive(Debug)]
 pub struct Cluster {
     layout: Layout,
     init: Pid,
-    /// Process of [`crate::guard`]; absent when another program started the cluster, or after the end.
+    /// Process of [`crate::guard`]; absent when the cluster is kept or another program's, or after the end.
     guard: Option<Child>,
     network: NetworkNamespace,
 }
@@ -69,7 +67,7 @@ impl Cluster {
     /// # Errors
     /// [`StartError`].
     pub fn start(options: &Options, say: &(dyn Fn(&str) + Sync)) -> Result<Self, StartError> {
-        machine::check().map_err(StartError::Unavailable)?;
+        vgpu_programs::machine::check().map_err(StartError::Unavailable)?;
         let programs = Programs::ensure(say).map_err(|e| match e {
             vgpu_programs::ProgramsError::Missing { .. } => StartError::Unavailable(e.to_string()),
             other => StartError::Failed(other.into()),
@@ -86,7 +84,6 @@ impl Cluster {
         let mut layout = Layout {
             state: clusters_folder().join(&id),
             cgroup: id,
-            keep: options.keep,
             programs: programs.folder().to_owned(),
             runc: programs.runc().to_owned(),
             supervisor: artifacts.path("vgpu-e2e"),
@@ -146,8 +143,8 @@ impl Cluster {
         let mut guard = Command::new(&layout.supervisor)
             .arg("guard")
             .arg(&layout.state)
-            // The guard of a cluster that is not kept ends it when the other end of this is closed.
-            .stdin(if layout.keep { Stdio::null() } else { Stdio::piped() })
+            // It ends the cluster when the other end of this is closed; see `keep`.
+            .stdin(Stdio::piped())
             .stdout(log.try_clone().map_err(failed)?)
             .stderr(log)
             .spawn()
@@ -331,6 +328,17 @@ impl Cluster {
         Ok(gpus.busy_nanos(uuid)?)
     }
 
+    /// Lets it outlive this program. Until here an interrupted start leaves nothing behind.
+    ///
+    /// # Errors
+    /// The cluster ended by itself.
+    pub fn keep(mut self) -> anyhow::Result<()> {
+        let guard = self.guard.take().and_then(|mut g| g.stdin.take());
+        let mut guard = guard.context("it belongs to another program")?;
+        File::create(self.layout.kept_file())?;
+        guard.write_all(guard::KEEP).context("the cluster ended by itself")
+    }
+
     /// Ends it and removes everything it left; an error says what could not be removed.
     ///
     /// # Errors
@@ -342,19 +350,16 @@ impl Cluster {
     fn end(&mut self) -> anyhow::Result<()> {
         match self.guard.take() {
             // It kills the cluster when its input ends, and cleans up.
-            Some(mut guard) if !self.layout.keep => {
+            Some(mut guard) => {
                 drop(guard.stdin.take());
                 guard.wait()?;
             }
-            None if !self.layout.keep => {
+            None if self.layout.kept() => drop(kill_process(self.init, Signal::KILL)),
+            None => {
                 anyhow::bail!(
                     "the cluster in {} ends with the program that started it",
                     self.layout.state.display()
                 )
-            }
-            guard => {
-                let _ = kill_process(self.init, Signal::KILL);
-                guard.map(|mut g| g.wait()).transpose()?;
             }
         }
         life::wait_for_end(&self.layout)?;
@@ -365,7 +370,6 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if self.guard.is_some()
-            && !self.layout.keep
             && let Err(error) = self.end()
         {
             eprintln!("{error:#}");
@@ -386,7 +390,7 @@ pub fn remove_dead(state: &Path) -> anyhow::Result<()> {
 /// Removes what clusters left behind that nobody kept, whose guard was killed or whose machine was restarted.
 fn sweep(say: &(dyn Fn(&str) + Sync)) {
     for state in Cluster::all() {
-        if Layout::read(&state).is_ok_and(|l| !l.keep && !life::alive(&l)) {
+        if Layout::read(&state).is_ok_and(|l| !l.kept() && !life::alive(&l)) {
             say(&format!("removing what is left of {}", state.display()));
             // Another program may be at it too; what is still there afterwards is met again next time.
             let _ = remove_dead(&state);

@@ -45,7 +45,7 @@ pub fn run(command: &ClusterCommand) -> anyhow::Result<()> {
         ClusterCommand::Down => down(),
         ClusterCommand::Status => status(),
         ClusterCommand::Kubectl { args } => {
-            let cluster = running()?;
+            let cluster = kept().context("no cluster is up; `cargo xtask cluster up` starts one")?;
             let kubectl = cluster.layout().programs.join("kubectl").display().to_string();
             Err(cluster.command(&kubectl).args(args).exec()).context("cannot start kubectl")
         }
@@ -53,36 +53,52 @@ pub fn run(command: &ClusterCommand) -> anyhow::Result<()> {
 }
 
 fn up(nodes: u8, gpus: &str, driver: bool) -> anyhow::Result<()> {
-    let options = Options { gpus: vec![gpus.to_owned(); nodes.into()], keep: true };
+    if !gpus.is_empty() {
+        fake_gpu::profile::parse(gpus, "node-a").context("--gpus")?;
+    }
+    none_kept()?;
+    let options = Options { gpus: vec![gpus.to_owned(); nodes.into()] };
     let cluster = Cluster::start(&options, &|line| eprintln!("{line}"))?;
     if driver {
+        eprintln!("installing the driver");
         cluster.install_driver(&[])?;
     }
+    let state = cluster.layout().state.clone();
+    cluster.keep()?;
     println!("up: cargo xtask cluster kubectl get nodes");
-    println!("state and logs: {}", cluster.layout().state.display());
+    println!("state and logs: {}", state.display());
     Ok(())
 }
 
 fn down() -> anyhow::Result<()> {
+    let mut removed = 0;
     for state in readable() {
         match Cluster::attach(&state) {
             // It belongs to a test or demo that runs, and ends with it.
-            Ok(cluster) if !cluster.layout().keep => continue,
+            Ok(cluster) if !cluster.layout().kept() => continue,
             Ok(cluster) => cluster.stop()?,
             Err(_) => remove_dead(&state)?,
         }
         println!("removed {}", state.display());
+        removed += 1;
+    }
+    if removed == 0 {
+        println!("no cluster is up");
     }
     Ok(())
 }
 
 fn status() -> anyhow::Result<()> {
-    for state in readable() {
+    let states = readable();
+    if states.is_empty() {
+        println!("no cluster is up; `cargo xtask cluster up` starts one");
+    }
+    for state in states {
         let Ok(cluster) = Cluster::attach(&state) else {
             println!("{}: ended; `cargo xtask cluster down` removes its files", state.display());
             continue;
         };
-        let owner = if cluster.layout().keep { "kept" } else { "ends with the program that started it" };
+        let owner = if cluster.layout().kept() { "kept" } else { "ends with the program that started it" };
         println!("{}: {owner}", state.display());
         let nodes = cluster.layout().nodes.iter().map(|n| Some(n.name.as_str()));
         for node in std::iter::once(None).chain(nodes) {
@@ -113,11 +129,22 @@ fn readable() -> Vec<PathBuf> {
     readable
 }
 
-/// The newest kept cluster.
-fn running() -> anyhow::Result<Cluster> {
-    let attach = |state: &PathBuf| Cluster::attach(state).ok().filter(|c| c.layout().keep);
-    match Cluster::all().iter().rev().find_map(attach) {
-        Some(cluster) => Ok(cluster),
-        None => bail!("no cluster runs; `cargo xtask cluster up` starts one"),
+/// The kept cluster that runs.
+fn kept() -> Option<Cluster> {
+    let attach = |state: &PathBuf| Cluster::attach(state).ok().filter(|c| c.layout().kept());
+    Cluster::all().iter().find_map(attach)
+}
+
+/// Refuses to keep a second cluster: nobody could say which of them is meant.
+///
+/// # Errors
+/// One is kept already.
+pub fn none_kept() -> anyhow::Result<()> {
+    match kept() {
+        Some(cluster) => bail!(
+            "a cluster is up already (in {}); `cargo xtask cluster down` ends it",
+            cluster.layout().state.display()
+        ),
+        None => Ok(()),
     }
 }

@@ -2,11 +2,11 @@
 //!
 //! It lives outside the namespaces and in a session of its own, so that a cluster leaves nothing behind however its
 //! starter ends: the starter holds the other end of the guard's standard input, and the kernel closes it at the latest
-//! when the starter is killed. A cluster that is kept outlives its starter; its guard then only waits. A guard that is
-//! killed takes the cluster with it; what is left is removed when the next one starts.
+//! when the starter is killed. A starter that keeps its cluster says so on it first ([`KEEP`]); the guard then only
+//! waits. A guard that is killed takes the cluster with it; what is left is removed when the next one starts.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -25,6 +25,9 @@ use crate::layout::Layout;
 pub(crate) const UNSHARE: [&str; 9] =
     ["unshare", "--mount", "--net", "--pid", "--uts", "--ipc", "--fork", "--mount-proc", "--kill-child"];
 
+/// What a starter says before it leaves a cluster that is to go on without it.
+pub(crate) const KEEP: &[u8] = b"keep";
+
 /// Runs a cluster until its starter is gone, or, if it is kept, until it ends.
 ///
 /// # Errors
@@ -39,12 +42,13 @@ pub fn run(state: &Path) -> anyhow::Result<()> {
     let (part, file) = (state.join("init.pid.part"), layout.init_file());
     fs::write(&part, init.as_raw_nonzero().to_string())?;
     fs::rename(&part, &file)?;
-    if layout.keep {
+    let handle = pidfd_open(init, PidfdFlags::empty());
+    let mut said = Vec::new();
+    io::stdin().lock().read_to_end(&mut said).context("cannot watch the starter")?;
+    if said == KEEP {
         outer.wait()?;
         return Ok(());
     }
-    let handle = pidfd_open(init, PidfdFlags::empty());
-    io::copy(&mut io::stdin().lock(), &mut io::sink()).context("cannot watch the starter")?;
     end(&mut outer, handle.ok())?;
     cluster::remove(&layout)
 }

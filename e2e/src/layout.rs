@@ -44,8 +44,6 @@ pub struct Layout {
     pub state: PathBuf,
     /// Name of its cgroups.
     pub cgroup: String,
-    /// Whether it outlives the program that started it.
-    pub keep: bool,
     /// Folder of the Kubernetes programs.
     pub programs: PathBuf,
     /// runc.
@@ -70,7 +68,10 @@ impl Layout {
     /// Writes `layout.json`.
     pub fn write(&self) -> std::io::Result<()> {
         std::fs::create_dir_all(&self.state)?;
-        std::fs::write(self.state.join("layout.json"), serde_json::to_vec_pretty(self)?)
+        // By a rename: a reader sees all of it or no file.
+        let part = self.state.join("layout.json.part");
+        std::fs::write(&part, serde_json::to_vec_pretty(self)?)?;
+        std::fs::rename(part, self.state.join("layout.json"))
     }
 
     /// Certificates, keys and kubeconfigs.
@@ -96,6 +97,16 @@ impl Layout {
     /// Process id of PID 1, as the host sees it.
     pub fn init_file(&self) -> PathBuf {
         self.state.join("init.pid")
+    }
+
+    /// Whether it outlives the program that started it.
+    pub fn kept(&self) -> bool {
+        self.kept_file().exists()
+    }
+
+    /// There if the cluster is kept.
+    pub fn kept_file(&self) -> PathBuf {
+        self.state.join("kept")
     }
 
     /// Everything of one node.

@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use hyper_util::rt::TokioIo;
 use kube::client::{Body, ClientBuilder, ConfigExt};
 use kube::config::{KubeConfigOptions, Kubeconfig};
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal, set_parent_process_death_signal};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use tower::Service;
 
@@ -36,11 +36,15 @@ impl NetworkNamespace {
         Ok(move_into_link_name_space(self.0.as_fd(), Some(LinkNameSpaceType::Network))?)
     }
 
-    /// Makes a command run in it.
+    /// Makes a command run in it, and end with the thread that waits for it: a killed program leaves no kubectl behind.
     pub fn command(&self, command: &mut Command) {
         let own = self.clone();
-        // SAFETY: between fork and exec only setns(2) is called; it allocates nothing and takes no lock.
-        unsafe { command.pre_exec(move || own.enter()) };
+        let prepare = move || {
+            set_parent_process_death_signal(Some(Signal::KILL))?;
+            own.enter()
+        };
+        // SAFETY: between fork and exec only prctl(2) and setns(2) are called; they allocate nothing and take no lock.
+        unsafe { command.pre_exec(prepare) };
     }
 
     /// Connects from inside it, on a thread that ends afterwards: a namespace belongs to a thread.

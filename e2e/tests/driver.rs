@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
@@ -108,6 +108,7 @@ fn scenarios(world: &World) -> anyhow::Result<()> {
             let found: Vec<usize> = used.values().map(BTreeSet::len).collect();
             ensure!(found == want, "round {round}, {policies:?}: {used:?}");
             delete_all(world)?;
+            ensure_nothing_is_left(world).with_context(|| format!("round {round}, {policies:?}"))?;
             // Events of a name that is used again would be counted twice.
             world.own(&["delete", "events", "--all"])?;
         }
@@ -220,6 +221,7 @@ fn other_drivers_pods(world: &World) -> anyhow::Result<()> {
                  [{cel: {expression: 'device.driver == \"gpu.example.com\"'}}]}\n";
     world.apply(class)?;
     world.apply(&(template("theirs", "gpu.example.com") + "---\n" + &template("ours", "gpu.vgpu-dra.io")))?;
+    world.apply(&claim("their-claim", "{deviceClassName: gpu.example.com}"))?;
     world.until("our template listed", 20, || {
         let listed = world.own(&[
             "get",
@@ -231,12 +233,17 @@ fn other_drivers_pods(world: &World) -> anyhow::Result<()> {
         ])?;
         Ok(listed.contains("template.ours").then_some(()))
     })?;
-    world.apply(&pod_with_template("with-controller", "theirs"))?;
-    ensure!(gates(world, "with-controller")?.is_empty(), "another driver's pod is gated");
+    // Twice: by a template, and by a claim that stands for itself.
+    let theirs = |name: &str| -> anyhow::Result<String> {
+        let by_claim = pod_with_template(&format!("{name}-claim"), "their-claim")
+            .replace("resourceClaimTemplateName", "resourceClaimName");
+        world.apply(&(pod_with_template(name, "theirs") + "---\n" + &by_claim))?;
+        Ok(gates(world, name)? + &gates(world, &format!("{name}-claim"))?)
+    };
+    ensure!(theirs("with-controller")?.is_empty(), "another driver's pod is gated");
     scale_controller(world, 0)?;
-    world.apply(&pod_with_template("without-controller", "theirs"))?;
     world.apply(&pod_with_template("ours-without-controller", "ours"))?;
-    let (theirs, ours) = (gates(world, "without-controller")?, gates(world, "ours-without-controller")?);
+    let (theirs, ours) = (theirs("without-controller")?, gates(world, "ours-without-controller")?);
     scale_controller(world, 1)?;
     ensure!(theirs.is_empty(), "another driver's pod is gated without the controller");
     ensure!(ours == "vgpu-dra.io/allocation", "our pod has the gates {ours:?}");
@@ -344,6 +351,13 @@ fn kill_processes(world: &World, executable: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// How many pods have a condition.
+fn count(world: &World, condition: &str) -> anyhow::Result<usize> {
+    let path = format!(r#"jsonpath={{.items[*].status.conditions[?(@.type=="{condition}")].status}}"#);
+    let statuses = world.own(&["get", "pods", "-o", &path])?;
+    Ok(statuses.split_whitespace().filter(|s| *s == "True").count())
+}
+
 fn every_component_killed(world: &World) -> anyhow::Result<()> {
     type Kill = fn(&World) -> anyhow::Result<()>;
     let kills: [(&str, Kill); 4] = [
@@ -359,8 +373,11 @@ fn every_component_killed(world: &World) -> anyhow::Result<()> {
         for name in &names {
             world.apply(&share(name, "3000Mi", 0, ("Spread", "Binpack"), SLEEP))?;
         }
-        std::thread::sleep(Duration::from_millis(400));
+        // While pods are starting: one is on its node already, and not all of them run.
+        world.until("a pod on its node", 60, || Ok((count(world, "PodScheduled")? > 0).then_some(())))?;
         kill(world).with_context(|| component.to_owned())?;
+        let ready = count(world, "Ready")?;
+        ensure!(ready < names.len(), "the {component} was killed too late: all pods were Ready");
         for name in &names {
             world.ready(name, 150).with_context(|| format!("after kill -9 of the {component}"))?;
             let total = world.until("the share in nvidia-smi", 30, || {
@@ -372,6 +389,7 @@ fn every_component_killed(world: &World) -> anyhow::Result<()> {
         }
         world.cluster.wait_driver().with_context(|| format!("slices after kill -9 of the {component}"))?;
         delete_all(world)?;
+        ensure_nothing_is_left(world).with_context(|| format!("after kill -9 of the {component}"))?;
     }
     Ok(())
 }
@@ -410,20 +428,49 @@ fn two_controllers(world: &World) -> anyhow::Result<()> {
 fn nothing_is_left(world: &World) -> anyhow::Result<()> {
     world.apply(&share("p", "3000Mi", 20, ("Binpack", "Binpack"), SLEEP))?;
     let node = world.ready("p", 60)?;
-    let files = |node: &str| -> anyhow::Result<Vec<String>> {
-        let find =
-            ["find", "/run/vgpu-dra", "/var/run/cdi", "-type", "f", "-not", "-name", "vgpu-dra.io-gpu.json"];
-        let (_, stdout, _) = world.cluster.node_run(node, &find)?;
-        Ok(stdout.lines().map(str::to_owned).collect())
-    };
-    ensure!(files(&node)?.len() == 3, "a share has limits, usage and a spec: {:?}", files(&node)?);
+    // What is looked for below is there as long as the pod is.
+    let files = share_files(world, &node)?;
+    ensure!(files.len() == 3, "a share has limits, usage and a spec: {files:?}");
+    ensure!(
+        mounts_and_checkpoint(world, &node)?.0.contains("/run/vgpu-dra/shares/"),
+        "no tmpfs of the share"
+    );
+    ensure!(mounts_and_checkpoint(world, &node)?.1.contains("\"shares\""), "no claim in the checkpoint");
     delete_all(world)?;
-    for node in ["node-a", "node-b"] {
-        world.until("no share file and no spec", 30, || Ok(files(node)?.is_empty().then_some(())))?;
-        let (_, mounts, _) = world.cluster.node_run(node, &["cat", "/proc/self/mountinfo"])?;
+    ensure_nothing_is_left(world)
+}
+
+/// Files of shares, their slots included, and CDI specs of claims.
+fn share_files(world: &World, node: &str) -> anyhow::Result<Vec<String>> {
+    let find =
+        ["find", "/run/vgpu-dra", "/var/run/cdi", "-type", "f", "-not", "-name", "vgpu-dra.io-gpu.json"];
+    let (_, stdout, _) = world.cluster.node_run(node, &find)?;
+    Ok(stdout.lines().map(str::to_owned).collect())
+}
+
+fn mounts_and_checkpoint(world: &World, node: &str) -> anyhow::Result<(String, String)> {
+    let print = |file: &str| world.cluster.node_run(node, &["cat", file]);
+    Ok((print("/proc/self/mountinfo")?.1, print("/var/lib/vgpu-dra/checkpoint")?.1))
+}
+
+/// No allocation in the cluster; no share file with its slots, mount, CDI spec or checkpoint entry on any node.
+fn ensure_nothing_is_left(world: &World) -> anyhow::Result<()> {
+    let claims =
+        world.kubectl(&["get", "resourceclaims", "-A", "-o", "jsonpath={.items[*].status.allocation}"])?;
+    ensure!(claims.is_empty(), "allocations are left: {claims}");
+    for node in NODES {
+        let mut left = Vec::new();
+        let gone = world.until("no share file and no spec", 30, || {
+            left = share_files(world, node)?;
+            Ok(left.is_empty().then_some(()))
+        });
+        gone.with_context(|| format!("{node}: {left:?}"))?;
+        let (mounts, checkpoint) = mounts_and_checkpoint(world, node)?;
         ensure!(!mounts.contains("/run/vgpu-dra/shares/"), "a share's tmpfs is left on {node}");
-        let (_, checkpoint, _) = world.cluster.node_run(node, &["cat", "/var/lib/vgpu-dra/checkpoint"])?;
-        ensure!(!checkpoint.contains("shares"), "the checkpoint of {node} still has claims: {checkpoint}");
+        ensure!(
+            !checkpoint.contains("\"shares\""),
+            "the checkpoint of {node} still has claims: {checkpoint}"
+        );
     }
     Ok(())
 }

@@ -2,8 +2,7 @@
 
 use std::process::ExitCode;
 
-use crate::demo::{build_cluster_programs, e2e};
-use crate::programs::GoBuild;
+use crate::demo::{build_for_cluster, e2e};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -14,9 +13,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     if args.command[0] == "up" {
-        let programs = GoBuild::start();
-        build_cluster_programs()?;
-        programs.finish()?;
+        build_for_cluster()?;
     }
     let words: Vec<&str> =
         std::iter::once("cluster").chain(args.command.iter().map(String::as_str)).collect();

@@ -1,11 +1,12 @@
 //! `cargo xtask demo`: builds what is missing and runs the demo of `e2e`.
 
+use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
 use anyhow::Context;
 
 use crate::cargo;
-use crate::programs::GoBuild;
+use crate::programs::{self, GoBuild};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -15,23 +16,21 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let programs = GoBuild::start();
-    build_cluster_programs()?;
-    programs.finish()?;
+    build_for_cluster()?;
     e2e(if args.keep { &["demo", "--keep"] } else { &["demo"] })
 }
 
-/// Builds our own programs that run in or beside the cluster.
-pub(crate) fn build_cluster_programs() -> anyhow::Result<()> {
-    cargo::run(&["build", "--workspace", "--exclude", "xtask"])
+/// Builds the Go programs and our own that run in or beside the cluster, if a cluster can run here at all.
+pub(crate) fn build_for_cluster() -> anyhow::Result<()> {
+    programs::can_run_cluster()?;
+    let go = GoBuild::start();
+    cargo::run(&["build", "--workspace", "--exclude", "xtask"])?;
+    Ok(go.finish()?)
 }
 
-/// Runs the cluster's program and passes its exit status on.
+/// Becomes the cluster's program, so that what ends this process ends that.
 pub(crate) fn e2e(args: &[&str]) -> anyhow::Result<ExitCode> {
     let program = cargo::artifacts()?.join("vgpu-e2e");
-    let status = std::process::Command::new(&program)
-        .args(args)
-        .status()
-        .with_context(|| format!("cannot start {}", program.display()))?;
-    Ok(ExitCode::from(status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1)))
+    let error = std::process::Command::new(&program).args(args).exec();
+    Err(error).with_context(|| format!("cannot start {}", program.display()))
 }

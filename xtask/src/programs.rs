@@ -2,8 +2,13 @@
 
 use std::thread::JoinHandle;
 
-use anyhow::{Context, anyhow};
-use vgpu_programs::{Programs, ProgramsError};
+use vgpu_programs::{Programs, ProgramsError, machine};
+
+/// Whether a cluster can run on this machine; asked before minutes are spent on building one.
+pub(crate) fn can_run_cluster() -> anyhow::Result<()> {
+    let why = machine::check().err().or_else(|| Programs::check().err().map(|e| e.to_string()));
+    why.map_or(Ok(()), |why| anyhow::bail!("a local cluster cannot run here: {why}"))
+}
 
 /// A build under way.
 pub(crate) struct GoBuild(JoinHandle<Result<Programs, ProgramsError>>);
@@ -15,8 +20,10 @@ impl GoBuild {
     }
 
     /// Waits for its end.
-    pub(crate) fn finish(self) -> anyhow::Result<()> {
-        let ended = self.0.join().map_err(|_| anyhow!("the thread that builds the Go programs panicked"))?;
-        ended.map(drop).context("the local cluster cannot be started")
+    pub(crate) fn finish(self) -> Result<(), ProgramsError> {
+        match self.0.join() {
+            Ok(ended) => ended.map(drop),
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
     }
 }

@@ -66,6 +66,7 @@ impl TestBinary {
         let mut command = Command::new(&self.path);
         command.current_dir(&self.folder).stdin(Stdio::null()).stdout(Stdio::piped());
         command.env("CARGO_MANIFEST_DIR", &self.folder);
+        command.env("VGPU_TEST_RUNNER", std::process::id().to_string());
         if long {
             command.env("VGPU_TEST_LONG", "1");
         }

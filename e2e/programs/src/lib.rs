@@ -1,4 +1,4 @@
-//! The programs of the local cluster, built from pinned Go modules into a cache folder.
+//! What a local cluster needs of its machine, and its programs, built from pinned Go modules into a cache folder.
 //!
 //! `kube` is etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kubelet and kubectl in one binary; helm
 //! comes from the same module, so both share compiled packages. containerd and the CNI plugins come from a second one.
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
+pub mod machine;
 mod step;
 
 use step::Step;
@@ -93,6 +94,14 @@ impl Programs {
             fs::write(&done, "").map_err(io_error("write", &done))?;
         }
         Ok(Self { folder, runc })
+    }
+
+    /// Whether they are there or can be built, in a moment.
+    ///
+    /// # Errors
+    /// [`ProgramsError::Missing`]: no Go.
+    pub fn check() -> Result<(), ProgramsError> {
+        go_version().map(drop)
     }
 
     /// The folder with `kube` under each of its names, containerd, its shim and ctr, helm; `cni/` beside them.

@@ -93,8 +93,12 @@ impl Step {
         let stamps: String = self.stamps.iter().map(|(k, v)| format!(" -X {k}={v}")).collect();
         say(&format!("building {}", self.what));
         let start = Instant::now();
-        let mut child = Command::new("go")
+        // Interrupted when this process is killed, so that no build goes on for minutes by itself.
+        let mut child = Command::new("setpriv")
             .args([
+                "--pdeathsig",
+                "INT",
+                "go",
                 "build",
                 "-trimpath",
                 "-buildvcs=false",
@@ -112,7 +116,10 @@ impl Step {
             .stdout(log)
             .stderr(errors)
             .spawn()
-            .map_err(|e| ProgramsError::Missing { tool: "go", cure: format!("it did not start: {e}") })?;
+            .map_err(|e| ProgramsError::Missing {
+                tool: "setpriv",
+                cure: format!("install the package util-linux ({e})"),
+            })?;
         let built = wait(&mut child, self.what, say).map_err(io_error("wait for", &log_path))?;
         if !built {
             let text = std::fs::read_to_string(&log_path).unwrap_or_default();

@@ -58,13 +58,17 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn show(keep: bool) -> anyhow::Result<()> {
-    let cluster = Cluster::start(&Options { keep, ..Options::default() }, &|line| eprintln!("{line}"))?;
+    if keep {
+        command::none_kept()?;
+    }
+    let cluster = Cluster::start(&Options::default(), &|line| eprintln!("{line}"))?;
     eprintln!("installing the driver");
     let shown = cluster.install_driver(&[]).and_then(|()| demo::run(&cluster));
     if shown.is_err() {
         cluster.dump("default");
     }
     if keep {
+        cluster.keep()?;
         eprintln!("the cluster is up: cargo xtask cluster kubectl get pods -A");
         eprintln!("take it down with: cargo xtask cluster down");
         return shown;

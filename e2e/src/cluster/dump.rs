@@ -3,6 +3,11 @@
 use super::driver::DRIVER_NAMESPACE;
 use super::{Cluster, save_logs};
 
+/// Share files with the start of their contents, and CDI specs and checkpoints, which are text.
+const FILES: &str = "find /run/vgpu-dra /var/run/cdi /var/lib/vgpu-dra -type f -ls
+    find /run/vgpu-dra -type f | while read -r file; do echo \"$file:\"; od -A d -t x8 -w32 -N 512 \"$file\"; done
+    find /var/run/cdi /var/lib/vgpu-dra -type f | while read -r file; do echo \"$file:\"; head -c 4096 \"$file\"; echo; done";
+
 impl Cluster {
     /// Prints events, objects, our logs and the driver's files to stderr, and saves the logs of all programs, which
     /// otherwise go with the cluster.
@@ -27,8 +32,7 @@ impl Cluster {
             kubectl(&format!("log of {component}"), &args);
         }
         for node in &self.layout().nodes {
-            let files = ["find", "/run/vgpu-dra", "/var/run/cdi", "/var/lib/vgpu-dra", "-type", "f", "-ls"];
-            if let Ok((_, stdout, stderr)) = self.node_run(&node.name, &files) {
+            if let Ok((_, stdout, stderr)) = self.node_run(&node.name, &["sh", "-c", FILES]) {
                 eprintln!("--- files of {}\n{}{}", node.name, stdout, stderr);
             }
         }

@@ -55,14 +55,22 @@ pub(super) fn wait_for_end(layout: &Layout) -> anyhow::Result<()> {
 /// Removes the cgroups and the state folder of a cluster whose processes are gone. Nothing there is fine.
 pub(crate) fn remove(layout: &Layout) -> anyhow::Result<()> {
     remove_cgroups(&layout.cgroup)?;
-    // First what makes it a cluster, so that nobody takes half of a folder for one.
-    let _ = fs::remove_file(layout.state.join("layout.json"));
-    match fs::remove_dir_all(&layout.state) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            Err(e).with_context(|| format!("cannot remove {}", layout.state.display()))
-        }
-        _ => Ok(()),
+    remove_folder(&layout.state).with_context(|| format!("cannot remove {}", layout.state.display()))
+}
+
+/// Last what makes it a cluster, so that a removal that is killed is met again. Another program may be at it too.
+fn remove_folder(state: &Path) -> io::Result<()> {
+    let gone = |done: io::Result<()>| match done {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    };
+    let layout = state.join("layout.json");
+    for entry in fs::read_dir(state).into_iter().flatten().flatten().filter(|e| e.path() != layout) {
+        let folder = entry.file_type().is_ok_and(|t| t.is_dir());
+        gone(if folder { fs::remove_dir_all(entry.path()) } else { fs::remove_file(entry.path()) })?;
     }
+    gone(fs::remove_file(&layout))?;
+    gone(fs::remove_dir(state))
 }
 
 /// The kernel empties a cgroup a moment after its processes are gone.
@@ -102,7 +110,7 @@ mod tests {
 
     fn layout(state: PathBuf) -> Layout {
         let text = serde_json::json!({
-            "state": state, "cgroup": "c", "keep": false, "programs": "", "runc": "", "supervisor": "",
+            "state": state, "cgroup": "c", "programs": "", "runc": "", "supervisor": "",
             "artifacts": "", "images": [], "nodes": [],
         });
         serde_json::from_value(text).unwrap()

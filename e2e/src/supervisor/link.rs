@@ -73,10 +73,12 @@ impl Links {
         })
     }
 
-    /// Makes a bridge.
-    pub(super) fn bridge(&self, name: &str) -> Result<(), SupervisorError> {
+    /// Makes a bridge with a hardware address of its own. Without one it has the lowest of its links, which changes when
+    /// a node comes or goes, and the others go on sending to the old one.
+    pub(super) fn bridge(&self, name: &str, address: Ipv4Addr) -> Result<(), SupervisorError> {
         self.run("make the bridge", name, async {
-            Ok(self.handle.link().add(LinkBridge::new(name).build()).execute().await?)
+            let bridge = LinkBridge::new(name).address(hardware_address(address)).build();
+            Ok(self.handle.link().add(bridge).execute().await?)
         })
     }
 
@@ -88,13 +90,22 @@ impl Links {
         })
     }
 
-    /// Joins the network namespace of a process to a bridge: `name` here, `eth0` there.
-    pub(super) fn join(&self, name: &str, bridge: &str, pid: u32) -> Result<(), SupervisorError> {
+    /// Joins the network namespace of a process to a bridge: `name` here, `eth0` there, whose hardware address is that of
+    /// a process that had the same address before.
+    pub(super) fn join(
+        &self,
+        name: &str,
+        bridge: &str,
+        pid: u32,
+        address: Ipv4Addr,
+    ) -> Result<(), SupervisorError> {
         let peer = format!("{name}-p");
         self.run("make the link", name, async {
             self.handle.link().add(LinkVeth::new(name, &peer).build()).execute().await?;
-            let there = LinkUnspec::new_with_name(&peer).name("eth0").setns_by_pid(pid).build();
             let index = self.index(&peer).await?;
+            let mac = LinkUnspec::new_with_index(index).address(hardware_address(address)).build();
+            self.handle.link().set(mac).execute().await?;
+            let there = LinkUnspec::new_with_name(&peer).name("eth0").setns_by_pid(pid).build();
             let mut there = there;
             there.header.index = index;
             self.handle.link().set(there).execute().await?;
@@ -112,4 +123,9 @@ impl Links {
             Ok(self.handle.route().add(route).replace().execute().await?)
         })
     }
+}
+
+/// A locally administered address, the same for the same IPv4 address.
+fn hardware_address(address: Ipv4Addr) -> Vec<u8> {
+    [&[0x02, 0x00], &address.octets()[..]].concat()
 }

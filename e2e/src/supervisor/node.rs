@@ -272,7 +272,7 @@ fn kubelet_config(layout: &Layout, node: &NodeLayout, hierarchies: &Hierarchies)
         },
         "imageGCHighThresholdPercent": 100,
         "nodeStatusUpdateFrequency": "2s",
-        "nodeLeaseDurationSeconds": 40,
+        "nodeLeaseDurationSeconds": 8,
         "syncFrequency": "10s",
         "shutdownGracePeriod": "0s",
         "oomScoreAdj": 0,

@@ -46,7 +46,7 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 fn set_up(layout: &Layout, table: &Arc<Table>) -> Result<(), SupervisorError> {
     let links = Links::connect()?;
     links.up("lo")?;
-    links.bridge(BRIDGE)?;
+    links.bridge(BRIDGE, CONTROL_PLANE)?;
     links.address(BRIDGE, CONTROL_PLANE, 24)?;
     links.address(BRIDGE, SERVICE, 32)?;
     links.up(BRIDGE)?;
@@ -120,7 +120,7 @@ fn start_node(
         inner = u32::try_from(outer).ok().and_then(only_child).filter(in_its_own);
         inner.is_some()
     })?;
-    links.join(&link, BRIDGE, inner.unwrap_or_default())?;
+    links.join(&link, BRIDGE, inner.unwrap_or_default(), node.address())?;
     links.route(node.pod_network(), 24, node.address())
 }
 

@@ -17,7 +17,10 @@ const CAPABILITIES: [(u32, &str, &str); 3] = [
 const TOOLS: [(&str, &str); 3] = [("unshare", "util-linux"), ("strip", "binutils"), ("ldd", "libc-bin")];
 
 /// What the machine lacks, in words one can act on.
-pub(super) fn check() -> Result<(), String> {
+///
+/// # Errors
+/// The first thing that is missing: root, a capability, memory or a tool, and how to get it.
+pub fn check() -> Result<(), String> {
     if !rustix::process::geteuid().is_root() {
         return Err("it needs root for namespaces, mounts and cgroups; run it with sudo".into());
     }
