@@ -1,61 +1,60 @@
-// Command kube is every Kubernetes program of the test cluster in one binary, etcd included: they share most of their
-// code, so one link and one copy in memory serve them all. It runs as the program it is called by (a symbolic link) or,
-// called as kube, as the one its first argument names.
+// Command kube is one binary that runs as any of the programs of the test cluster,
+// chosen by the name it is called by or by its first argument.
 package main
 
 import (
 	"context"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 	"go.etcd.io/etcd/server/v3/etcdmain"
 	"k8s.io/component-base/cli"
-	// Log format, client metrics and version metric: each program's own main imports these for their side effects.
 	_ "k8s.io/component-base/logs/json/register"
 	_ "k8s.io/component-base/metrics/prometheus/clientgo"
 	_ "k8s.io/component-base/metrics/prometheus/version"
 	kubectl "k8s.io/kubectl/pkg/cmd"
 	"k8s.io/kubectl/pkg/cmd/util"
+
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	controllers "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	proxy "k8s.io/kubernetes/cmd/kube-proxy/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
 	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 )
 
-// programs maps a name to what its own main function does.
-var programs = map[string]func(){
-	"etcd":                    func() { etcdmain.Main(os.Args) },
-	"kube-apiserver":          command(apiserver.NewAPIServerCommand),
-	"kube-controller-manager": command(controllers.NewControllerManagerCommand),
-	"kube-scheduler":          command(func() *cobra.Command { return scheduler.NewSchedulerCommand() }),
-	"kubelet":                 command(func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) }),
-	"kubectl": func() {
-		// kubectl prints its errors itself.
-		util.CheckErr(cli.RunNoErrOutput(kubectl.NewDefaultKubectlCommand()))
-	},
-}
-
-// command makes a cobra command only when it is to run: making one registers flags and metrics of the whole process.
-func command(build func() *cobra.Command) func() {
-	return func() { os.Exit(cli.Run(build())) }
-}
-
 func main() {
 	name := filepath.Base(os.Args[0])
-	if name == "kube" && len(os.Args) > 1 {
+	if name == "kube" {
+		if len(os.Args) < 2 {
+			fmt.Fprintln(os.Stderr, "usage: kube <etcd|kube-apiserver|kube-controller-manager|kube-scheduler|kubelet|kube-proxy|kubectl> ...")
+			os.Exit(2)
+		}
+		name = os.Args[1]
 		os.Args = os.Args[1:]
-		name = os.Args[0]
 	}
-	run, known := programs[name]
-	if !known {
-		names := slices.Sorted(maps.Keys(programs))
-		fmt.Fprintf(os.Stderr, "kube: no program %q; known are %s\n", name, strings.Join(names, ", "))
+	switch name {
+	case "etcd":
+		etcdmain.Main(os.Args)
+	case "kube-apiserver":
+		run(apiserver.NewAPIServerCommand())
+	case "kube-controller-manager":
+		run(controllers.NewControllerManagerCommand())
+	case "kube-scheduler":
+		run(scheduler.NewSchedulerCommand())
+	case "kube-proxy":
+		run(proxy.NewProxyCommand())
+	case "kubelet":
+		run(kubelet.NewKubeletCommand(context.Background()))
+	case "kubectl":
+		if err := cli.RunNoErrOutput(kubectl.NewDefaultKubectlCommand()); err != nil {
+			util.CheckErr(err)
+		}
+	default:
+		fmt.Fprintln(os.Stderr, "kube: unknown program:", name)
 		os.Exit(2)
 	}
-	run()
 }
+
+func run(c *cobra.Command) { os.Exit(cli.Run(c)) }
