@@ -20,6 +20,7 @@ fn main() -> ExitCode {
 fn pod(name: &str, node: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  nodeSelector: {{kubernetes.io/hostname: {node}}}\n  \
+         terminationGracePeriodSeconds: 1\n  \
          containers:\n  - {{name: c, image: 'vgpu-dra/workload:dev', imagePullPolicy: Never}}\n"
     )
 }
