@@ -39,6 +39,8 @@ impl NodeLayout {
 
 /// One cluster, as written to `layout.json` in its state folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+// Another version's cluster may be alive by other signs than ours: its layout must not read as one of ours.
+#[serde(deny_unknown_fields)]
 pub struct Layout {
     /// State folder.
     pub state: PathBuf,
@@ -122,5 +124,23 @@ impl Layout {
     /// The file that is a node's GPUs, as the host sees it.
     pub fn gpus_file(&self, node: &str) -> PathBuf {
         self.node(node).join("fake-gpu/gpus")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_versions_layout_is_not_taken_for_ours() {
+        let ours = r#"{"state": "", "cgroup": "c", "programs": "", "runc": "", "supervisor": "", "artifacts": "",
+                       "images": [], "nodes": []}"#;
+        let dir = tempfile::tempdir().unwrap();
+        let read = |text: &str| {
+            std::fs::write(dir.path().join("layout.json"), text).unwrap();
+            Layout::read(dir.path())
+        };
+        assert!(read(ours).is_ok());
+        assert!(read(&ours.replacen('{', r#"{"keep": true, "#, 1)).is_err());
     }
 }
