@@ -82,6 +82,7 @@ impl Cluster {
             gpus: gpus.clone(),
         };
         let mut layout = Layout {
+            version: crate::layout::VERSION,
             state: clusters_folder().join(&id),
             cgroup: id,
             programs: programs.folder().to_owned(),

@@ -14,6 +14,10 @@ pub const BRIDGE: &str = "e2e0";
 /// Where fake-gpu's driver root lies inside a node.
 pub const DRIVER_ROOT: &str = "/opt/fake-gpu";
 
+/// Of how a cluster is laid out and how it shows that it lives. Another version's is never touched: by our signs it may
+/// seem dead.
+pub const VERSION: u32 = 2;
+
 /// One node.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeLayout {
@@ -39,9 +43,9 @@ impl NodeLayout {
 
 /// One cluster, as written to `layout.json` in its state folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-// Another version's cluster may be alive by other signs than ours: its layout must not read as one of ours.
-#[serde(deny_unknown_fields)]
 pub struct Layout {
+    /// [`VERSION`].
+    pub version: u32,
     /// State folder.
     pub state: PathBuf,
     /// Name of its cgroups.
@@ -62,9 +66,14 @@ pub struct Layout {
 
 impl Layout {
     /// Reads `layout.json`.
+    ///
+    /// # Errors
+    /// It is not there, or another version's.
     pub fn read(state: &Path) -> std::io::Result<Self> {
         let text = std::fs::read(state.join("layout.json"))?;
-        serde_json::from_slice(&text).map_err(std::io::Error::other)
+        let layout: Self = serde_json::from_slice(&text)?;
+        let other = || std::io::Error::other(format!("version {} of this program made it", layout.version));
+        if layout.version == VERSION { Ok(layout) } else { Err(other()) }
     }
 
     /// Writes `layout.json`.
@@ -133,7 +142,7 @@ mod tests {
 
     #[test]
     fn another_versions_layout_is_not_taken_for_ours() {
-        let ours = r#"{"state": "", "cgroup": "c", "programs": "", "runc": "", "supervisor": "", "artifacts": "",
+        let ours = r#"{"version": 2, "state": "", "cgroup": "c", "programs": "", "runc": "", "supervisor": "", "artifacts": "",
                        "images": [], "nodes": []}"#;
         let dir = tempfile::tempdir().unwrap();
         let read = |text: &str| {
@@ -141,6 +150,7 @@ mod tests {
             Layout::read(dir.path())
         };
         assert!(read(ours).is_ok());
-        assert!(read(&ours.replacen('{', r#"{"keep": true, "#, 1)).is_err());
+        assert!(read(&ours.replace("\"version\": 2,", "\"version\": 1,")).is_err());
+        assert!(read(&ours.replace("\"version\": 2,", "")).is_err());
     }
 }

@@ -110,7 +110,7 @@ mod tests {
 
     fn layout(state: PathBuf) -> Layout {
         let text = serde_json::json!({
-            "state": state, "cgroup": "c", "programs": "", "runc": "", "supervisor": "",
+            "version": crate::layout::VERSION, "state": state, "cgroup": "c", "programs": "", "runc": "", "supervisor": "",
             "artifacts": "", "images": [], "nodes": [],
         });
         serde_json::from_value(text).unwrap()
