@@ -22,8 +22,8 @@ use crate::proto::dra::dra_plugin_client::DraPluginClient;
 use crate::proto::registration::InfoRequest;
 use crate::proto::registration::registration_client::RegistrationClient;
 
-/// For one call through a socket. The kubelet gives a probe a second by default.
-const CALL: Duration = Duration::from_millis(400);
+/// For one call through a socket. There are two, and the chart's probes wait longer than both.
+const CALL: Duration = Duration::from_secs(2);
 /// NVML is slow while a driver starts, and never this slow.
 const STUCK: Duration = Duration::from_secs(120);
 
