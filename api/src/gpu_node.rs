@@ -120,6 +120,9 @@ pub struct Gpu {
     /// Whether the driver can use it.
     #[serde(default)]
     pub health: Health,
+    /// Why it is unhealthy (an Xid, a reset the driver asks for, lost); empty when it is not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub health_message: String,
     /// Why the GPU is not published (MIG mode, exclusive compute mode, no memory of its own, another driver's);
     /// empty when it is.
     #[serde(default, skip_serializing_if = "String::is_empty")]

@@ -11,7 +11,7 @@ pub struct Args {
     #[arg(long, env = "NODE_NAME")]
     pub node_name: String,
     /// UID of this pod; sockets carry it, so that two instances can stand side by side during an update.
-    #[arg(long, env = "POD_UID", default_value = "0")]
+    #[arg(long, env = "POD_UID")]
     pub pod_uid: String,
     /// Checkpoint and installed limiters.
     #[arg(long, default_value = "/var/lib/vgpu-dra")]
@@ -47,4 +47,7 @@ pub struct Args {
     /// Where /metrics and /healthz are served.
     #[arg(long, default_value = "0.0.0.0:8081")]
     pub metrics_address: SocketAddr,
+    /// Where sysfs is mounted.
+    #[arg(long, default_value = "/sys")]
+    pub sysfs: PathBuf,
 }

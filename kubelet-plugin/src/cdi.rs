@@ -1,168 +1,213 @@
-//! CDI specs: one for the node's GPUs, one per claim. Source: the Container Device Interface specification, 0.6.0.
+//! Container Device Interface specs: the format, our names in it, and how specs are written.
+//!
+//! Format: <https://github.com/cncf-tags/container-device-interface/blob/main/SPEC.md>. Only what the plugin looks at has a
+//! field; everything else of a driver's spec is carried over untouched in `rest`.
+//!
+//! | spec | file | devices |
+//! |---|---|---|
+//! | `vgpu-dra.io/gpu` ([`node`]) | `vgpu-dra.io-gpu.json` | one per GPU, by NVML UUID: its device nodes; driver files for all |
+//! | `vgpu-dra.io/share` ([`claim`]) | `vgpu-dra.io-share-<claim UID>.json` | one per share: limiter mounts, share files |
+//!
+//! A result's ids are `[gpu, share]`. The runtime applies a spec's common edits at that spec's first id and a later mount
+//! on the same path replaces an earlier one, so the limiter always ends up over the driver's libraries.
 
+pub mod claim;
+pub mod driver;
+pub mod driver_root;
+pub mod node;
+
+use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
-use vgpu_api::names::{CDI_GPU_KIND, CDI_SHARE_KIND, SHARE_ROOT};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use vgpu_api::names;
 
-use crate::checkpoint::Claim;
-use crate::claim::Share;
-use crate::driver_spec::DriverSpec;
-use crate::error::PrepareError;
-use crate::file;
-use crate::share::ShareFiles;
+use crate::host::Host;
 
-const VERSION: &str = "0.6.0";
-/// Annotation of a claim's spec: its checkpoint entry, from which a lost checkpoint is made again.
-pub const CLAIM_ANNOTATION: &str = "vgpu-dra.io/claim";
+/// Version of our specs: the first that knows annotations.
+pub const CDI_VERSION: &str = "0.6.0";
 
-/// Folder of specs.
-#[derive(Debug, Clone)]
-pub struct Specs {
-    folder: PathBuf,
+/// A spec.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Spec {
+    /// Least version of the format that knows every field used.
+    pub cdi_version: String,
+    /// `vendor/class`.
+    pub kind: String,
+    /// Notes nobody but their writer reads.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// What can be asked for.
+    #[serde(default)]
+    pub devices: Vec<Device>,
+    /// Applied once with any device of the spec.
+    #[serde(default)]
+    pub container_edits: ContainerEdits,
+    /// Fields unknown here.
+    #[serde(flatten)]
+    pub rest: BTreeMap<String, Value>,
 }
 
-/// Host files of the limiter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LimiterFiles {
-    /// The shim for libcuda.so.1.
-    pub cuda: PathBuf,
-    /// The shim for libnvidia-ml.so.1.
-    pub nvml: PathBuf,
+/// A device of a spec.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Device {
+    /// Name inside the kind.
+    pub name: String,
+    /// What it does to a container.
+    #[serde(default)]
+    pub container_edits: ContainerEdits,
+    /// Fields unknown here.
+    #[serde(flatten)]
+    pub rest: BTreeMap<String, Value>,
 }
 
-/// Id of a GPU without a limiter.
-pub fn gpu_id(share: &Share) -> String {
-    format!("{CDI_GPU_KIND}={}", share.uuid)
+/// Changes to a container.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerEdits {
+    /// `NAME=value`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub env: Vec<String>,
+    /// Device nodes to make.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub device_nodes: Vec<DeviceNode>,
+    /// Mounts to add.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mounts: Vec<Mount>,
+    /// OCI hooks, and fields unknown here.
+    #[serde(flatten)]
+    pub rest: BTreeMap<String, Value>,
 }
 
-/// Name of a share's device in its claim's spec.
-fn share_name(claim: &str, share: &Share) -> String {
-    format!("{claim}-{}", share.share_id)
+/// A device node.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceNode {
+    /// In the container.
+    pub path: String,
+    /// On the host; absent: the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_path: Option<String>,
+    /// Fields unknown here.
+    #[serde(flatten)]
+    pub rest: BTreeMap<String, Value>,
 }
 
-/// Id of a share's limiter.
-pub fn share_id(claim: &str, share: &Share) -> String {
-    format!("{CDI_SHARE_KIND}={}", share_name(claim, share))
+/// A mount.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mount {
+    /// On the host.
+    pub host_path: String,
+    /// In the container.
+    pub container_path: String,
+    /// As for mount(8).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
+    /// Fields unknown here.
+    #[serde(flatten)]
+    pub rest: BTreeMap<String, Value>,
 }
 
-impl Specs {
-    /// In a folder the container runtime reads.
-    pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned() }
-    }
-
-    fn gpu_path(&self) -> PathBuf {
-        self.folder.join("vgpu-dra.io-gpu.json")
-    }
-
-    fn claim_path(&self, claim: &str) -> PathBuf {
-        self.folder.join(format!("vgpu-dra.io-share-{claim}.json"))
-    }
-
-    /// Writes the node's spec.
-    ///
-    /// # Errors
-    /// [`PrepareError::Io`].
-    pub fn write_gpus(&self, driver: &DriverSpec) -> Result<(), PrepareError> {
-        let devices: Vec<Value> = driver
-            .devices
-            .iter()
-            .map(|(uuid, edits)| json!({"name": uuid, "containerEdits": edits}))
-            .collect();
-        let spec = json!({
-            "cdiVersion": VERSION, "kind": CDI_GPU_KIND, "devices": devices, "containerEdits": driver.edits,
-        });
-        file::folder(&self.folder)?;
-        file::write(&self.gpu_path(), spec.to_string().as_bytes())
-    }
-
-    /// Writes a claim's spec. A claim without limited shares has none.
-    ///
-    /// # Errors
-    /// [`PrepareError::Io`].
-    pub fn write_claim(
-        &self,
-        uid: &str,
-        claim: &Claim,
-        driver: &DriverSpec,
-        limiter: &LimiterFiles,
-        files: &dyn Fn(&Share) -> ShareFiles,
-    ) -> Result<(), PrepareError> {
-        let limited: Vec<&Share> = claim.shares.iter().filter(|s| s.limited).collect();
-        if limited.is_empty() {
-            return Ok(());
-        }
-        let device = |share: &&Share| {
-            let mut mounts = limiter_mounts(driver, limiter);
-            let inside = |name: &str| format!("{SHARE_ROOT}/{}/{}/{name}", share.uuid, share.share_id);
-            let files = files(share);
-            mounts.push(mount(&files.limits, &inside("limits"), true));
-            mounts.push(mount(&files.usage, &inside("usage"), false));
-            json!({"name": share_name(uid, share), "containerEdits": {"mounts": mounts}})
-        };
-        let devices: Vec<Value> = limited.iter().map(device).collect();
-        let entry = serde_json::to_string(claim).unwrap_or_default();
-        let spec = json!({
-            "cdiVersion": VERSION,
-            "kind": CDI_SHARE_KIND,
-            "annotations": {CLAIM_ANNOTATION: entry},
-            "devices": devices,
-        });
-        file::folder(&self.folder)?;
-        file::write(&self.claim_path(uid), spec.to_string().as_bytes())
-    }
-
-    /// Removes a claim's spec.
-    ///
-    /// # Errors
-    /// [`PrepareError::Io`].
-    pub fn remove_claim(&self, uid: &str) -> Result<(), PrepareError> {
-        file::remove(&self.claim_path(uid))
-    }
-
-    /// Claims with a spec: UID and the checkpoint entry in it, if it can be read.
-    ///
-    /// # Errors
-    /// [`PrepareError::Io`].
-    pub fn claims(&self) -> Result<Vec<(String, Option<Claim>)>, PrepareError> {
-        let entries = match std::fs::read_dir(&self.folder) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other.map_err(PrepareError::io("read", &self.folder))?,
-        };
-        let mut claims = Vec::new();
-        for entry in entries.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            let uid = name.strip_prefix("vgpu-dra.io-share-").and_then(|n| n.strip_suffix(".json"));
-            let Some(uid) = uid else { continue };
-            let spec: Option<Value> =
-                std::fs::read(entry.path()).ok().and_then(|b| serde_json::from_slice(&b).ok());
-            let text = spec.as_ref().and_then(|s| s["annotations"][CLAIM_ANNOTATION].as_str());
-            claims.push((uid.to_owned(), text.and_then(|t| serde_json::from_str(t).ok())));
-        }
-        claims.sort_by(|a, b| a.0.cmp(&b.0));
-        Ok(claims)
-    }
-}
-
-fn mount(host: &Path, container: &str, read_only: bool) -> Value {
-    let mode = if read_only { "ro" } else { "rw" };
-    json!({"hostPath": host, "containerPath": container, "options": [mode, "nosuid", "nodev", "bind"]})
-}
-
-/// The shims over the driver's libraries, with the real ones beside them under the names the shims need.
-fn limiter_mounts(driver: &DriverSpec, limiter: &LimiterFiles) -> Vec<Value> {
-    let mut mounts = Vec::new();
-    let libraries = [
-        (&driver.cuda, &limiter.cuda, "libcuda.so.1", "libcuda-real.so"),
-        (&driver.nvml, &limiter.nvml, "libnvidia-ml.so.1", "libnvidia-ml-real.so"),
-    ];
-    for (library, shim, name, real) in libraries {
-        for place in library {
-            let folder = Path::new(&place.container).parent().unwrap_or(Path::new("/"));
-            mounts.push(mount(shim, &folder.join(name).display().to_string(), true));
-            mounts.push(mount(Path::new(&place.host), &folder.join(real).display().to_string(), true));
+impl Mount {
+    /// A bind mount without set-user-id and device files; `extra` goes first (`ro`, `rw`, `noexec`).
+    pub fn bind(host: impl AsRef<Path>, container: impl Into<String>, extra: &[&str]) -> Self {
+        let options = extra.iter().chain(&["nosuid", "nodev", "bind"]).map(|o| (*o).to_owned()).collect();
+        Self {
+            host_path: host.as_ref().to_string_lossy().into_owned(),
+            container_path: container.into(),
+            options,
+            rest: BTreeMap::new(),
         }
     }
-    mounts
+}
+
+/// `vgpu-dra.io/gpu=<uuid>`.
+pub fn gpu_id(uuid: &str) -> String {
+    format!("{}={uuid}", names::CDI_GPU_KIND)
+}
+
+/// Name of a share's device: `<claim UID>-<share ID>`.
+pub fn share_device(claim_uid: &str, share_id: &str) -> String {
+    format!("{claim_uid}-{share_id}")
+}
+
+/// `vgpu-dra.io/share=<claim UID>-<share ID>`.
+pub fn share_id(claim_uid: &str, share_id: &str) -> String {
+    format!("{}={}", names::CDI_SHARE_KIND, share_device(claim_uid, share_id))
+}
+
+/// File of the node's spec.
+pub fn node_path(folder: &Path) -> PathBuf {
+    folder.join(format!("{}.json", names::CDI_GPU_KIND.replace('/', "-")))
+}
+
+/// File of a claim's spec.
+pub fn claim_path(folder: &Path, claim_uid: &str) -> PathBuf {
+    folder.join(format!("{}-{claim_uid}.json", names::CDI_SHARE_KIND.replace('/', "-")))
+}
+
+/// Claim UID of a file name made by [`claim_path`].
+pub fn claim_of(file_name: &str) -> Option<&str> {
+    let prefix = names::CDI_SHARE_KIND.replace('/', "-");
+    file_name
+        .strip_prefix(prefix.as_str())?
+        .strip_prefix('-')?
+        .strip_suffix(".json")
+        .filter(|u| !u.is_empty())
+}
+
+/// Writes a spec, or leaves the file alone when it already says the same. The same spec gives the same bytes.
+/// Returns whether it was written.
+pub fn write(host: &dyn Host, path: &Path, spec: &Spec) -> io::Result<bool> {
+    let mut bytes = serde_json::to_vec_pretty(spec)?;
+    bytes.push(b'\n');
+    if std::fs::read(path).is_ok_and(|old| old == bytes) {
+        return Ok(false);
+    }
+    if let Some(folder) = path.parent() {
+        host.make_folder(folder)?;
+    }
+    host.replace(path, &bytes, 0o644)?;
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_is_found_again_from_its_file_name() {
+        let path = claim_path(Path::new("/cdi"), "0b1c");
+        assert_eq!(path, Path::new("/cdi/vgpu-dra.io-share-0b1c.json"));
+        assert_eq!(claim_of("vgpu-dra.io-share-0b1c.json"), Some("0b1c"));
+        for other in
+            ["vgpu-dra.io-gpu.json", "vgpu-dra.io-share-.json", ".vgpu-dra.io-share-0b1c.json.tmp", "x.json"]
+        {
+            assert_eq!(claim_of(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn what_the_plugin_does_not_know_is_carried_over() {
+        let text = r#"{"cdiVersion":"0.7.0","kind":"nvidia.com/gpu","annotations":{"a":"b"},"devices":[{"name":"0",
+            "containerEdits":{"deviceNodes":[{"path":"/dev/nvidia0","fileMode":438,"permissions":"rw"}]}}],
+            "containerEdits":{"hooks":[{"hookName":"createContainer","path":"/usr/bin/nvidia-cdi-hook"}],
+            "additionalGIDs":[44],"mounts":[{"hostPath":"/a","containerPath":"/b","type":"bind"}]}}"#;
+        let spec: Spec = serde_json::from_str(text).unwrap();
+        assert_eq!(serde_json::to_value(&spec).unwrap(), serde_json::from_str::<Value>(text).unwrap());
+    }
+
+    #[test]
+    fn a_spec_that_says_the_same_is_not_written_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("made/on/demand.json");
+        let spec = Spec { cdi_version: CDI_VERSION.into(), kind: "a.io/b".into(), ..Spec::default() };
+        assert!(write(&crate::host::LinuxHost, &path, &spec).unwrap());
+        assert!(!write(&crate::host::LinuxHost, &path, &spec).unwrap());
+    }
 }

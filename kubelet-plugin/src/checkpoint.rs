@@ -1,156 +1,271 @@
-//! What is prepared, kept over restarts: a checksum line, then JSON with a version.
+//! What is prepared on this node, kept on disk.
 //!
-//! A file that cannot be read is set aside and what is prepared is found in the claims' CDI specs, each of which carries
-//! its entry. The kubelet asks again for every running pod after its own restart, which fills what is still missing.
+//! `<state-dir>/checkpoint` is a line with the SHA-256 of everything after it, then JSON, its version first. The checksum
+//! covers raw bytes, so any damage shows. The file is read anew under the lock for every call: two instances may run side by
+//! side, and neither trusts its memory. The CDI spec of every claim carries its entry too ([`crate::cdi::claim`]): what a
+//! damaged checkpoint is rebuilt from.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::claim::Share;
-use crate::error::PrepareError;
-use crate::file;
+use crate::host::Host;
 
-const VERSION: u32 = 1;
+/// Version this program writes. Unknown fields are ignored, so additions need no new one.
+pub const VERSION: u32 = 1;
 
-/// A prepared claim.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Claim {
-    /// Namespace.
-    pub namespace: String,
-    /// Name.
-    pub name: String,
-    /// Its shares, in the order of the allocation.
-    pub shares: Vec<Share>,
-}
-
-/// Prepared claims by UID.
-pub type Claims = BTreeMap<String, Claim>;
-
-#[derive(Serialize, Deserialize)]
-struct Stored {
-    version: u32,
-    boot: String,
-    claims: Claims,
-}
-
-/// The file.
-#[derive(Debug, Clone)]
+/// Everything prepared, by claim UID.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Checkpoint {
-    path: PathBuf,
-    boot: String,
+    /// Boot in which it was written; after another boot no container of it runs any more.
+    #[serde(default)]
+    pub boot_id: String,
+    /// By UID.
+    #[serde(default)]
+    pub claims: BTreeMap<String, PreparedClaim>,
 }
 
-/// What was in it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Loaded {
-    /// These claims; `rebooted` says that it is of an earlier boot, so nothing of them runs.
-    Claims {
-        /// By UID.
-        claims: Claims,
-        /// Whether the machine was started since.
-        rebooted: bool,
-    },
-    /// It could not be read and was moved there.
-    SetAside {
-        /// The new name.
+/// One prepared claim. Its ids never change until it is unprepared.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PreparedClaim {
+    /// Namespace of the claim.
+    pub namespace: String,
+    /// Name of the claim.
+    pub name: String,
+    /// In the order of the allocation.
+    pub shares: Vec<PreparedShare>,
+    /// Folder name of the limiter its containers use; empty when it has none (exclusive GPUs).
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub limiter: String,
+}
+
+/// One allocation result of a claim.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PreparedShare {
+    /// Main request name.
+    pub request: String,
+    /// Device name in the slice.
+    pub device: String,
+    /// NVML UUID as NVML prints it.
+    pub uuid: String,
+    /// UUID of the share.
+    pub share_id: String,
+    /// Bytes.
+    pub memory: u64,
+    /// Percent of GPU time; 0 or 100: no cap.
+    #[serde(default)]
+    pub cores: u32,
+    /// The whole GPU without a limiter.
+    #[serde(default)]
+    pub exclusive: bool,
+    /// As answered to the kubelet.
+    pub cdi_ids: Vec<String>,
+}
+
+/// Why the checkpoint cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// Read or write failed.
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io {
+        /// `read`, `write`, ...
+        action: &'static str,
+        /// The file.
         path: PathBuf,
-        /// What was wrong.
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// Its bytes are not what was written.
+    #[error("{} is damaged: {why}", path.display())]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// Parse error or checksum.
         why: String,
     },
+    /// Written by a newer program.
+    #[error("{} has version {found}, this program knows {VERSION}: run the newer plugin again, or drain the node", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// In the file.
+        found: u32,
+    },
 }
 
-impl Checkpoint {
-    /// In a folder. `boot` tells one start of the machine from another.
-    pub fn new(folder: &Path, boot: &str) -> Self {
-        Self { path: folder.join("checkpoint"), boot: boot.to_owned() }
-    }
-
-    /// Reads it; a missing one is empty.
-    ///
-    /// # Errors
-    /// [`PrepareError::Io`] if it cannot be read or set aside.
-    pub fn load(&self) -> Result<Loaded, PrepareError> {
-        let bytes = match std::fs::read(&self.path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(Loaded::Claims { claims: Claims::new(), rebooted: false });
-            }
-            other => other.map_err(PrepareError::io("read", &self.path))?,
-        };
-        match parse(&bytes) {
-            Ok(stored) => Ok(Loaded::Claims { rebooted: stored.boot != self.boot, claims: stored.claims }),
-            Err(why) => {
-                let path = self.path.with_extension("corrupt");
-                std::fs::rename(&self.path, &path).map_err(PrepareError::io("set aside", &self.path))?;
-                Ok(Loaded::SetAside { path, why })
-            }
-        }
-    }
-
-    /// Writes it.
-    ///
-    /// # Errors
-    /// [`PrepareError::Io`].
-    pub fn store(&self, claims: &Claims) -> Result<(), PrepareError> {
-        let stored = Stored { version: VERSION, boot: self.boot.clone(), claims: claims.clone() };
-        let body = serde_json::to_vec_pretty(&stored).unwrap_or_default();
-        let mut bytes = checksum(&body).into_bytes();
-        bytes.push(b'\n');
-        bytes.extend(body);
-        file::write(&self.path, &bytes)
-    }
+/// As stored.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Stored<T> {
+    version: u32,
+    #[serde(flatten)]
+    checkpoint: T,
 }
+
+/// What every version has.
+#[derive(Deserialize)]
+struct Any {}
 
 fn checksum(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn parse(bytes: &[u8]) -> Result<Stored, String> {
-    let line = bytes.iter().position(|b| *b == b'\n').ok_or("it has no checksum line")?;
-    let (sum, body) = (&bytes[..line], &bytes[line + 1..]);
-    if checksum(body).as_bytes() != sum {
-        return Err("its checksum does not fit its contents".into());
+impl Checkpoint {
+    /// Bytes of all shares on a GPU but those of `except`, with the claims that hold them.
+    pub fn shares_on<'a>(
+        &'a self,
+        uuid: &'a str,
+        except: &'a str,
+    ) -> impl Iterator<Item = (&'a str, &'a PreparedClaim, &'a PreparedShare)> {
+        self.claims.iter().filter(move |(uid, _)| *uid != except).flat_map(move |(uid, claim)| {
+            claim.shares.iter().filter(move |s| s.uuid == uuid).map(move |s| (uid.as_str(), claim, s))
+        })
     }
-    let stored: Stored = serde_json::from_slice(body).map_err(|e| e.to_string())?;
-    if stored.version != VERSION {
-        return Err(format!("it is of version {}, not {VERSION}", stored.version));
+
+    /// The stored state; `None` when there is none yet.
+    pub fn load(path: &Path) -> Result<Option<Self>, CheckpointError> {
+        let corrupt = |why: String| CheckpointError::Corrupt { path: path.to_owned(), why };
+        let bytes = match fs::read(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            result => result.map_err(|source| CheckpointError::Io {
+                action: "read",
+                path: path.to_owned(),
+                source,
+            })?,
+        };
+        let Some(end) = bytes.iter().position(|b| *b == b'\n') else {
+            return Err(corrupt("it has no checksum".to_owned()));
+        };
+        let (written, body) = (&bytes[..end], &bytes[end + 1..]);
+        let found = checksum(body);
+        if found.as_bytes() != written {
+            return Err(corrupt(format!("the checksum of its contents is {found}")));
+        }
+        // After the checksum: a version that was damaged must not look like an upgrade.
+        let any: Stored<Any> = serde_json::from_slice(body).map_err(|e| corrupt(e.to_string()))?;
+        if any.version > VERSION {
+            return Err(CheckpointError::Version { path: path.to_owned(), found: any.version });
+        }
+        let stored: Stored<Self> = serde_json::from_slice(body).map_err(|e| corrupt(e.to_string()))?;
+        Ok(Some(stored.checkpoint))
     }
-    Ok(stored)
+
+    /// Stores the state durably.
+    pub fn store(&self, path: &Path, host: &dyn Host) -> Result<(), CheckpointError> {
+        let io = |source| CheckpointError::Io { action: "write", path: path.to_owned(), source };
+        let stored = Stored { version: VERSION, checkpoint: self };
+        let body = serde_json::to_vec(&stored).map_err(|e| io(e.into()))?;
+        let bytes = [checksum(&body).as_bytes(), b"\n", &body].concat();
+        host.store(path, &bytes, 0o600).map_err(io)
+    }
+}
+
+/// Name under which a damaged checkpoint is kept for a person to look at; the last one only.
+pub fn set_aside_path(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!("{name}.damaged"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::LinuxHost;
 
-    fn claims() -> Claims {
-        let claim = Claim { namespace: "ns".into(), name: "c".into(), shares: vec![] };
-        Claims::from([("u".to_owned(), claim)])
-    }
-
-    #[test]
-    fn what_is_stored_is_loaded_and_another_boot_is_told() {
-        let dir = tempfile::tempdir().unwrap();
-        Checkpoint::new(dir.path(), "boot-1").store(&claims()).unwrap();
-        let load = |boot| Checkpoint::new(dir.path(), boot).load().unwrap();
-        assert_eq!(load("boot-1"), Loaded::Claims { claims: claims(), rebooted: false });
-        assert_eq!(load("boot-2"), Loaded::Claims { claims: claims(), rebooted: true });
-    }
-
-    #[test]
-    fn a_damaged_file_is_set_aside_and_not_lost() {
-        let dir = tempfile::tempdir().unwrap();
-        let checkpoint = Checkpoint::new(dir.path(), "b");
-        checkpoint.store(&claims()).unwrap();
-        let mut bytes = std::fs::read(&checkpoint.path).unwrap();
-        *bytes.last_mut().unwrap() ^= 1;
-        std::fs::write(&checkpoint.path, &bytes).unwrap();
-        let Loaded::SetAside { path, why } = checkpoint.load().unwrap() else {
-            panic!("it was taken as good")
+    fn sample() -> Checkpoint {
+        let share = PreparedShare {
+            request: "gpu".into(),
+            device: "gpu-1".into(),
+            uuid: "GPU-1".into(),
+            share_id: "s".into(),
+            memory: 3 << 30,
+            cores: 30,
+            exclusive: false,
+            cdi_ids: vec!["vgpu-dra.io/gpu=GPU-1".into()],
         };
-        assert_eq!(why, "its checksum does not fit its contents");
-        assert_eq!(std::fs::read(path).unwrap(), bytes);
-        assert_eq!(checkpoint.load().unwrap(), Loaded::Claims { claims: Claims::new(), rebooted: false });
+        let claim = PreparedClaim {
+            namespace: "ns".into(),
+            name: "c".into(),
+            shares: vec![share],
+            limiter: "aa".into(),
+        };
+        Checkpoint { boot_id: "b".into(), claims: BTreeMap::from([("uid".to_owned(), claim)]) }
+    }
+
+    fn stored() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("checkpoint");
+        sample().store(&path, &LinuxHost).unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn what_is_stored_is_loaded() {
+        let (_dir, path) = stored();
+        assert_eq!(Checkpoint::load(&path).unwrap(), Some(sample()));
+    }
+
+    #[test]
+    fn no_file_is_no_state() {
+        assert!(Checkpoint::load(Path::new("/nowhere/checkpoint")).unwrap().is_none());
+    }
+
+    #[test]
+    fn every_flipped_byte_is_noticed() {
+        let (_dir, path) = stored();
+        let bytes = fs::read(&path).unwrap();
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x02;
+            fs::write(&path, &damaged).unwrap();
+            match Checkpoint::load(&path) {
+                Ok(_) => panic!("byte {at} was taken as good"),
+                Err(CheckpointError::Corrupt { .. }) => {}
+                Err(e) => panic!("byte {at}: {e}"),
+            }
+        }
+    }
+
+    #[test]
+    fn every_cut_is_noticed() {
+        let (_dir, path) = stored();
+        let bytes = fs::read(&path).unwrap();
+        for length in 0..bytes.len() {
+            fs::write(&path, &bytes[..length]).unwrap();
+            assert!(
+                matches!(Checkpoint::load(&path), Err(CheckpointError::Corrupt { .. })),
+                "{length} bytes"
+            );
+        }
+    }
+
+    fn write(path: &Path, body: &str) {
+        fs::write(path, format!("{}\n{body}", checksum(body.as_bytes()))).unwrap();
+    }
+
+    #[test]
+    fn fields_of_a_later_program_are_ignored() {
+        let (_dir, path) = stored();
+        write(&path, r#"{"version":1,"bootId":"b","claims":{},"later":1}"#);
+        assert_eq!(Checkpoint::load(&path).unwrap().unwrap().boot_id, "b");
+    }
+
+    #[test]
+    fn a_newer_version_is_refused_with_the_cure() {
+        let (_dir, path) = stored();
+        write(&path, r#"{"version":9,"claims":[]}"#);
+        let message = Checkpoint::load(&path).unwrap_err().to_string();
+        assert!(
+            message.ends_with(
+                "has version 9, this program knows 1: run the newer plugin again, or drain the node"
+            ),
+            "{message}"
+        );
     }
 }

@@ -1,138 +1,240 @@
-//! Pure: an allocated claim as the shares of this node.
+//! A ResourceClaim as this node has to make it so: read from the API, checked, reduced to shares.
+//!
+//! Nothing the kubelet sends but the claim's name is used; amounts come from the allocation in the API. Everything the
+//! controller should have refused is refused again here, because the allocation may have been written by anybody.
+
+use std::fmt;
+use std::str::FromStr;
 
 use k8s_openapi::api::resource::v1::{DeviceRequestAllocationResult, ResourceClaim};
-use kube::ResourceExt;
-use serde::{Deserialize, Serialize};
-use vgpu_api::names::{CORES, DRIVER, MEMORY, device, pool, pool_node};
-use vgpu_api::{Gpu, MIB, Quantity};
+use vgpu_api::{Quantity, ShareConfig, names};
 
+use crate::checkpoint::PreparedClaim;
 use crate::error::PrepareError;
 
-/// One allocation result of this driver and node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Share {
+/// Which claim.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ClaimRef {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// UID.
+    pub uid: String,
+}
+
+impl fmt::Display for ClaimRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl ClaimRef {
+    /// UIDs become file names, so they are held to what a UID is made of.
+    pub fn check(&self) -> Result<(), PrepareError> {
+        if is_id(&self.uid) { Ok(()) } else { Err(PrepareError::MalformedUid { value: self.uid.clone() }) }
+    }
+}
+
+fn is_id(text: &str) -> bool {
+    (1..=63).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+}
+
+/// One allocation result of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedShare {
     /// Main request name.
     pub request: String,
     /// Device name.
     pub device: String,
-    /// NVML UUID.
-    pub uuid: String,
-    /// The share's own id.
+    /// UUID of the share.
     pub share_id: String,
     /// Bytes.
     pub memory: u64,
-    /// Percent of GPU time; 0: no cap.
+    /// Percent of GPU time, 0 to 100.
     pub cores: u32,
-    /// Whether the limiter stands before the GPU; not for one who has it all.
-    pub limited: bool,
 }
 
-/// The shares of a claim.
-///
-/// # Errors
-/// [`PrepareError`] naming the claim and what is wrong.
-pub fn shares(claim: &ResourceClaim, node: &str, gpus: &[Gpu]) -> Result<Vec<Share>, PrepareError> {
-    let name = format!("{}/{}", claim.namespace().unwrap_or_default(), claim.name_any());
-    let allocation = claim.status.as_ref().and_then(|s| s.allocation.as_ref());
-    let results =
-        allocation.and_then(|a| a.devices.as_ref()).and_then(|d| d.results.as_deref()).unwrap_or_default();
-    let own: Vec<&DeviceRequestAllocationResult> = results.iter().filter(|r| r.driver == DRIVER).collect();
-    if own.is_empty() {
-        return Err(PrepareError::NotAllocated { claim: name, driver: DRIVER });
+/// What the claim gets on `node`, in the order of the allocation.
+pub fn wanted(claim: &ResourceClaim, asked: &ClaimRef, node: &str) -> Result<Vec<WantedShare>, PrepareError> {
+    let found = claim.metadata.uid.as_deref().unwrap_or_default();
+    if found != asked.uid {
+        return Err(PrepareError::Replaced { asked: asked.uid.clone(), found: found.to_owned() });
     }
-    own.into_iter().map(|result| share(&name, result, node, gpus)).collect()
+    let allocation =
+        claim.status.as_ref().and_then(|s| s.allocation.as_ref()).ok_or(PrepareError::NotAllocated)?;
+    let devices = allocation.devices.as_ref();
+    let ours: Vec<_> = devices
+        .and_then(|d| d.results.as_deref())
+        .unwrap_or_default()
+        .iter()
+        .filter(|r| r.driver == names::DRIVER)
+        .collect();
+    if ours.is_empty() {
+        return Err(PrepareError::NothingOurs);
+    }
+    for (index, config) in devices.and_then(|d| d.config.as_deref()).unwrap_or_default().iter().enumerate() {
+        let Some(opaque) = config.opaque.as_ref().filter(|o| o.driver == names::DRIVER) else { continue };
+        let origin = if config.source == "FromClass" { "DeviceClass" } else { "claim" };
+        ShareConfig::decode(&opaque.parameters.0).map_err(|source| PrepareError::Config {
+            index,
+            origin,
+            source,
+        })?;
+    }
+    ours.into_iter().map(|result| share(result, node)).collect()
 }
 
-fn share(
-    claim: &str,
-    result: &DeviceRequestAllocationResult,
-    node: &str,
-    gpus: &[Gpu],
-) -> Result<Share, PrepareError> {
-    if result.pool != pool(node) {
-        let allocated = pool_node(&result.pool).unwrap_or(&result.pool).to_owned();
-        return Err(PrepareError::OtherNode { claim: claim.to_owned(), allocated, own: node.to_owned() });
+fn share(result: &DeviceRequestAllocationResult, node: &str) -> Result<WantedShare, PrepareError> {
+    let request = result.request.split('/').next().unwrap_or_default().to_owned();
+    if result.pool != names::pool(node) {
+        return Err(PrepareError::OtherNode {
+            request,
+            pool: result.pool.clone(),
+            allocated: names::pool_node(&result.pool).unwrap_or("of another driver").to_owned(),
+            here: node.to_owned(),
+        });
     }
-    let gpu = gpus.iter().find(|g| device(&g.uuid) == result.device);
-    let unknown = || PrepareError::UnknownGpu { claim: claim.to_owned(), device: result.device.clone() };
-    let gpu = gpu.ok_or_else(unknown)?;
-    let bad = |message: String| PrepareError::BadAllocation { claim: claim.to_owned(), message };
-    let amount = |capacity: &str| -> Result<u64, PrepareError> {
-        let text = result.consumed_capacity.as_ref().and_then(|c| c.get(capacity)).map(|q| q.0.as_str());
-        let text = text.ok_or_else(|| bad(format!("{} consumes no {capacity}", result.device)))?;
-        let value =
-            text.parse::<Quantity>().map_err(|e| bad(format!("{}.{capacity}: {e}", result.device)))?.value();
-        u64::try_from(value).map_err(|_| bad(format!("{}.{capacity}: {text} is negative", result.device)))
+    let problem = |field: &str, problem: String| PrepareError::Result {
+        request: request.clone(),
+        field: field.to_owned(),
+        problem,
     };
-    let share_id = result.share_id.clone().ok_or_else(|| bad(format!("{} has no shareID", result.device)))?;
-    let (memory, cores) = (amount(MEMORY)?, u32::try_from(amount(CORES)?).unwrap_or(u32::MAX).min(100));
-    let whole = u64::try_from(gpu.memory_mib).unwrap_or(0) * MIB;
-    Ok(Share {
-        request: result.request.split('/').next().unwrap_or_default().to_owned(),
-        device: result.device.clone(),
-        uuid: gpu.uuid.clone(),
-        share_id,
-        memory,
-        cores: cores % 100,
-        limited: memory < whole || cores % 100 != 0,
-    })
+    if result.admin_access == Some(true) {
+        return Err(problem("adminAccess", "is not supported yet by this version".into()));
+    }
+    let share_id = result.share_id.clone().filter(|id| is_id(id));
+    let share_id = share_id
+        .ok_or_else(|| problem("shareID", "is missing: it was not allocated by this driver".into()))?;
+    let amount = |capacity: &'static str| -> Result<Option<i64>, PrepareError> {
+        let consumed = result.consumed_capacity.as_ref();
+        // Both spellings the API allows: with and without the driver's name.
+        let qualified = format!("{}/{capacity}", names::DRIVER);
+        let Some(text) = consumed.and_then(|c| c.get(capacity).or_else(|| c.get(&qualified))) else {
+            return Ok(None);
+        };
+        let field = format!("consumedCapacity.{capacity}");
+        let quantity =
+            Quantity::from_str(&text.0).map_err(|e| problem(&field, format!("is no quantity: {e}")))?;
+        Ok(Some(quantity.value()))
+    };
+    let memory = amount(names::MEMORY)?
+        .and_then(|m| u64::try_from(m).ok())
+        .filter(|m| *m > 0)
+        .ok_or_else(|| problem("consumedCapacity.memory", "is missing or not above 0".into()))?;
+    let cores = amount(names::CORES)?.unwrap_or(0);
+    let cores = u32::try_from(cores)
+        .ok()
+        .filter(|c| *c <= 100)
+        .ok_or_else(|| problem("consumedCapacity.cores", format!("is {cores}, not 0 to 100")))?;
+    Ok(WantedShare { device: result.device.clone(), request, share_id, memory, cores })
+}
+
+/// Whether a prepared claim is what is wanted now. A claim that was deallocated and allocated anew without an Unprepare in
+/// between (its node was away) has other shares under the same UID.
+pub fn is_same(prepared: &PreparedClaim, wanted: &[WantedShare]) -> bool {
+    prepared.shares.len() == wanted.len()
+        && prepared.shares.iter().zip(wanted).all(|(p, w)| {
+            (&p.device, &p.share_id, p.memory, p.cores) == (&w.device, &w.share_id, w.memory, w.cores)
+        })
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
-    use serde_json::json;
+mod tests {
+    use serde_json::{Value, json};
 
     use super::*;
 
-    pub(crate) fn gpus() -> Vec<Gpu> {
-        let gpu = |uuid: &str, minor| Gpu { uuid: uuid.into(), minor, memory_mib: 15_104, ..Gpu::default() };
-        vec![gpu("GPU-AA", 0), gpu("GPU-BB", 1)]
+    fn read(status: Value) -> Result<Vec<WantedShare>, String> {
+        let claim = json!({"metadata": {"namespace": "ns", "name": "c", "uid": "u-1"},
+            "spec": {}, "status": status});
+        let claim: ResourceClaim = serde_json::from_value(claim).unwrap();
+        let asked = ClaimRef { namespace: "ns".into(), name: "c".into(), uid: "u-1".into() };
+        wanted(&claim, &asked, "node-a").map_err(|e| e.to_string())
     }
 
-    pub(crate) fn claim(uid: &str, node: &str, results: &[(&str, &str, &str)]) -> ResourceClaim {
-        let result = |(device, memory, cores): &(&str, &str, &str)| {
-            json!({
-                "request": "gpu/sub", "driver": DRIVER, "pool": format!("{node}/gpu"), "device": device,
-                "shareID": format!("{uid}-{device}"), "consumedCapacity": {"memory": memory, "cores": cores},
-            })
-        };
-        let results: Vec<_> = results.iter().map(result).collect();
-        serde_json::from_value(json!({
-            "metadata": {"namespace": "ns", "name": uid, "uid": uid},
-            "spec": {},
-            "status": {"allocation": {"devices": {"results": results}}},
-        }))
-        .unwrap()
+    fn result(change: Value) -> Value {
+        let mut result = json!({"request": "gpu", "driver": names::DRIVER, "pool": "node-a/gpu", "device": "gpu-1",
+            "shareID": "7d0c6f0e-3f0b-4a56-9c0d-0f4d2b0f8f11",
+            "consumedCapacity": {"memory": "3000Mi", "memoryPercent": "0", "cores": "30", "shares": "1"}});
+        for (key, value) in change.as_object().unwrap() {
+            result[key] = value.clone();
+        }
+        json!({"allocation": {"devices": {"results": [result]}}})
     }
 
     #[test]
-    fn a_part_of_a_gpu_is_limited_and_a_whole_one_is_not() {
-        let shares =
-            |memory, cores| shares(&claim("u", "node-a", &[("gpu-aa", memory, cores)]), "node-a", &gpus());
-        let part = &shares("7500Mi", "30").unwrap()[0];
-        assert_eq!(
-            (part.uuid.as_str(), part.memory, part.cores, part.limited),
-            ("GPU-AA", 7500 * MIB, 30, true)
-        );
-        assert_eq!(part.request, "gpu");
-        assert!(!shares("15104Mi", "0").unwrap()[0].limited);
-        assert!(!shares("15104Mi", "100").unwrap()[0].limited);
-        assert!(shares("15104Mi", "50").unwrap()[0].limited);
+    fn amounts_and_the_main_request_are_read() {
+        let shares = read(result(json!({"request": "gpu/small"}))).unwrap();
+        assert_eq!(shares[0].request, "gpu");
+        assert_eq!((shares[0].memory, shares[0].cores), (3000 << 20, 30));
     }
 
     #[test]
-    fn another_nodes_allocation_names_both_nodes() {
-        let error = shares(&claim("u", "node-b", &[("gpu-aa", "1Gi", "0")]), "node-a", &gpus()).unwrap_err();
+    fn a_claim_on_another_node_names_both() {
+        let message = read(result(json!({"pool": "node-b/gpu"}))).unwrap_err();
         assert!(
-            error.to_string().starts_with("claim ns/u: its shares are on node node-b, the pod is on node-a")
+            message.contains("node node-b (pool node-b/gpu)") && message.contains("node node-a"),
+            "{message}"
         );
     }
 
     #[test]
-    fn what_is_not_there_or_not_allocated_is_named() {
-        let error = shares(&claim("u", "node-a", &[("gpu-zz", "1Gi", "0")]), "node-a", &gpus()).unwrap_err();
-        assert!(matches!(error, PrepareError::UnknownGpu { device, .. } if device == "gpu-zz"));
-        let error = shares(&claim("u", "node-a", &[]), "node-a", &gpus()).unwrap_err();
-        assert_eq!(error.reason(), "NotAllocated");
+    fn what_an_allocation_lacks_is_named() {
+        for (change, want) in [
+            (json!({"shareID": null}), "shareID is missing"),
+            (json!({"shareID": "../../etc"}), "shareID is missing"),
+            (json!({"consumedCapacity": {}}), "consumedCapacity.memory is missing"),
+            (
+                json!({"consumedCapacity": {"memory": "0"}}),
+                "consumedCapacity.memory is missing or not above 0",
+            ),
+            (
+                json!({"consumedCapacity": {"memory": "1Mi", "cores": "130"}}),
+                "consumedCapacity.cores is 130, not 0 to 100",
+            ),
+            (json!({"consumedCapacity": {"memory": "lots"}}), "consumedCapacity.memory is no quantity"),
+            (json!({"adminAccess": true}), "adminAccess is not supported yet by this version"),
+        ] {
+            let message = read(result(change.clone())).unwrap_err();
+            assert!(message.contains(want) && message.contains("request gpu"), "{change}: {message}");
+        }
+    }
+
+    #[test]
+    fn no_allocation_and_a_foreign_one_are_told_apart() {
+        assert!(read(json!({})).unwrap_err().starts_with("it is not allocated"));
+        assert!(
+            read(result(json!({"driver": "gpu.example.com"}))).unwrap_err().contains("no device of driver")
+        );
+    }
+
+    #[test]
+    fn a_misspelt_field_of_the_configuration_is_named_with_its_place() {
+        let mut status = result(json!({}));
+        let parameters = json!({"apiVersion": "vgpu-dra.io/v1alpha1", "kind": "ShareConfig", "placment": {}});
+        status["allocation"]["devices"]["config"] = json!([
+            {"source": "FromClass", "opaque": {"driver": "other.example.com", "parameters": {"x": 1}}},
+            {"source": "FromClaim", "opaque": {"driver": names::DRIVER, "parameters": parameters}}]);
+        let message = read(status).unwrap_err();
+        assert!(message.contains("config[1].opaque.parameters.placment"), "{message}");
+        assert!(message.ends_with("correct the claim and delete the pod"), "{message}");
+    }
+
+    #[test]
+    fn a_claim_made_anew_names_both_uids() {
+        let claim: ResourceClaim =
+            serde_json::from_value(json!({"metadata": {"uid": "u-2"}, "spec": {}})).unwrap();
+        let asked = ClaimRef { namespace: "ns".into(), name: "c".into(), uid: "u-1".into() };
+        let message = wanted(&claim, &asked, "node-a").unwrap_err().to_string();
+        assert!(message.contains("UID u-2, the pod's had u-1"), "{message}");
+    }
+
+    #[test]
+    fn uids_that_would_leave_their_folder_are_refused() {
+        for uid in ["", "..", "a/b", "a.b", &"x".repeat(64)] {
+            let claim = ClaimRef { namespace: "ns".into(), name: "c".into(), uid: uid.into() };
+            assert!(claim.check().is_err(), "{uid:?}");
+        }
     }
 }

@@ -1,126 +1,205 @@
-//! Why a claim was not prepared. Printed with its causes into the reply; the kubelet shows it on the pod.
+//! Why a claim was not prepared or unprepared. Printed into the reply; the kubelet shows it on the pod, and it is all the
+//! user sees: the claim, the cause, and what to do.
 
 use std::io;
 use std::path::PathBuf;
 
-/// One claim's failure.
+use vgpu_api::ShareConfigError;
+
+use crate::checkpoint::CheckpointError;
+use crate::claim::ClaimRef;
+use crate::share_files::ShareFileError;
+
+/// A claim's failure, with the claim it belongs to.
+#[derive(Debug, thiserror::Error)]
+#[error("claim {claim}: {cause}")]
+pub struct ClaimError {
+    /// The claim.
+    pub claim: ClaimRef,
+    /// The cause.
+    #[source]
+    pub cause: PrepareError,
+}
+
+/// The cause of a failure.
 #[derive(Debug, thiserror::Error)]
 pub enum PrepareError {
-    /// The API server.
-    #[error("claim {claim}: cannot be read from the API server: {message}")]
-    Read {
-        /// Namespace and name.
-        claim: String,
-        /// What it said.
-        message: String,
+    /// The kubelet sent something that is no UID.
+    #[error("{value:?} is not a UID; the kubelet sent a malformed request")]
+    MalformedUid {
+        /// As sent.
+        value: String,
     },
-    /// Another claim of that name.
+    /// The API server does not have it.
+    #[error("it does not exist any more; delete the pod, its owner makes both anew")]
+    Gone,
+    /// The name now belongs to another object.
     #[error(
-        "claim {claim}: the API server has UID {found}, the kubelet asks for {asked}; the pod is waiting for a claim that was replaced"
+        "it was deleted and made anew (UID {found}, the pod's had {asked}); delete the pod, its owner makes it anew"
     )]
-    OtherClaim {
-        /// Namespace and name.
-        claim: String,
-        /// UID stored.
-        found: String,
-        /// UID asked for.
+    Replaced {
+        /// What the kubelet asked for.
         asked: String,
+        /// What is there.
+        found: String,
     },
-    /// It is not allocated, or not by this driver.
+    /// No allocation.
+    #[error("it is not allocated; if it stays so, delete the pod to have it placed again")]
+    NotAllocated,
+    /// An allocation without a device of this driver.
     #[error(
-        "claim {claim}: nothing of driver {driver} is allocated; the controller allocates it before the pod is bound"
+        "its allocation has no device of driver {}; delete the pod to have it placed again",
+        vgpu_api::names::DRIVER
     )]
-    NotAllocated {
-        /// Namespace and name.
-        claim: String,
-        /// This driver.
-        driver: &'static str,
-    },
-    /// The pod runs on one node and its shares are on another.
+    NothingOurs,
+    /// Allocated on another node.
     #[error(
-        "claim {claim}: its shares are on node {allocated}, the pod is on {own}; delete the pod, it will be placed again"
+        "request {request} is allocated on node {allocated} (pool {pool}), but the pod runs on node {here}; delete the pod to have it placed again"
     )]
     OtherNode {
-        /// Namespace and name.
-        claim: String,
-        /// Node of the allocation.
+        /// Request.
+        request: String,
+        /// Pool of the result.
+        pool: String,
+        /// Node of that pool.
         allocated: String,
         /// This node.
-        own: String,
+        here: String,
     },
-    /// The GPU is not here.
+    /// A result that lacks something or holds nonsense.
     #[error(
-        "claim {claim}: this node has no usable GPU {device}; if it broke, delete the pod and it will be placed elsewhere"
+        "status.allocation.devices.results, request {request}: {field} {problem}; delete the pod to have it placed again"
     )]
-    UnknownGpu {
-        /// Namespace and name.
-        claim: String,
+    Result {
+        /// Request.
+        request: String,
+        /// Field of the result.
+        field: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The opaque configuration is not understood.
+    #[error(
+        "status.allocation.devices.config[{index}].opaque.{source}; correct the {origin} and delete the pod"
+    )]
+    Config {
+        /// Place in the list.
+        index: usize,
+        /// `DeviceClass` or `claim`.
+        origin: &'static str,
+        /// What is wrong.
+        source: ShareConfigError,
+    },
+    /// The GPU is not there, or cannot be shared now.
+    #[error("device {device} of node {node} cannot be used: {why}; delete the pod to have it placed again")]
+    Device {
         /// Device name.
         device: String,
-    },
-    /// What stands in the allocation cannot be understood.
-    #[error("claim {claim}: status.allocation.devices.results: {message}")]
-    BadAllocation {
-        /// Namespace and name.
-        claim: String,
-        /// What is wrong.
-        message: String,
+        /// This node.
+        node: String,
+        /// The reason.
+        why: String,
     },
     /// Last line of defence: the shares prepared on the GPU and this one exceed it.
     #[error(
-        "claim {claim}: {device} has {free} left and the share needs {need}; the GPU was promised twice, delete the pod"
+        "{device} has {free} of {what} left and the share needs {need}; the rest is held by {holders}; this one starts when they end"
     )]
     Overcommitted {
-        /// Namespace and name.
-        claim: String,
         /// Device name.
         device: String,
-        /// What the share takes.
+        /// `memory` or `cores`.
+        what: &'static str,
+        /// Asked for.
         need: String,
-        /// What is left.
+        /// Left.
         free: String,
+        /// Claims prepared there, as `namespace/name`.
+        holders: String,
     },
-    /// A file, folder or mount.
-    #[error("cannot {action} {path}: {source}")]
-    Io {
-        /// What was tried.
+    /// Shares cannot be enforced.
+    #[error("the limiter cannot be mounted: {why}")]
+    Limiter {
+        /// The reason and its cure.
+        why: String,
+    },
+    /// The files of a share.
+    #[error("{0}; look at the node's disk and at the plugin's mounts (privileged, Bidirectional)")]
+    ShareFile(#[from] ShareFileError),
+    /// A CDI spec.
+    #[error("cannot {action} CDI spec {}: {source}; check --cdi-dir", path.display())]
+    Cdi {
+        /// `write` or `remove`.
         action: &'static str,
-        /// On what.
+        /// The file.
         path: PathBuf,
-        /// Why not.
+        /// The system's answer.
         source: io::Error,
+    },
+    /// The checkpoint.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The lock.
+    #[error("cannot lock {}: {source}; check that --state-dir is writable", path.display())]
+    Lock {
+        /// The file.
+        path: PathBuf,
+        /// The system's answer.
+        source: io::Error,
+    },
+    /// The API server was not reached or refused.
+    #[error("cannot read it from the API server: {why}; the kubelet tries again")]
+    Api {
+        /// Its answer.
+        why: String,
+    },
+    /// A bug.
+    #[error("the plugin failed inside: {why}; see its log")]
+    Internal {
+        /// What happened.
+        why: String,
     },
 }
 
 impl PrepareError {
-    /// Event reason and metric label. Never the message: its values have no bound.
-    pub const fn reason(&self) -> &'static str {
-        match self {
-            Self::Read { .. } => "Read",
-            Self::OtherClaim { .. } => "OtherClaim",
-            Self::NotAllocated { .. } => "NotAllocated",
-            Self::OtherNode { .. } => "OtherNode",
-            Self::UnknownGpu { .. } => "UnknownGpu",
-            Self::BadAllocation { .. } => "BadAllocation",
-            Self::Overcommitted { .. } => "Overcommitted",
-            Self::Io { .. } => "Io",
-        }
-    }
-
-    /// Every reason, so that each has its metric from the start.
-    pub const REASONS: [&'static str; 8] = [
-        "Read",
-        "OtherClaim",
+    /// Every value [`PrepareError::reason`] can have.
+    pub const REASONS: [&'static str; 16] = [
+        "Api",
+        "Cdi",
+        "Checkpoint",
+        "Config",
+        "Device",
+        "Gone",
+        "Internal",
+        "Limiter",
+        "Lock",
+        "MalformedUid",
         "NotAllocated",
         "OtherNode",
-        "UnknownGpu",
-        "BadAllocation",
         "Overcommitted",
-        "Io",
+        "Replaced",
+        "Result",
+        "ShareFile",
     ];
 
-    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
-        let path = path.into();
-        move |source| Self::Io { action, path, source }
+    /// Metric label. Never the message: its values have no bound.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::MalformedUid { .. } => "MalformedUid",
+            Self::Gone => "Gone",
+            Self::Replaced { .. } => "Replaced",
+            Self::NotAllocated | Self::NothingOurs => "NotAllocated",
+            Self::OtherNode { .. } => "OtherNode",
+            Self::Result { .. } => "Result",
+            Self::Config { .. } => "Config",
+            Self::Device { .. } => "Device",
+            Self::Overcommitted { .. } => "Overcommitted",
+            Self::Limiter { .. } => "Limiter",
+            Self::ShareFile(_) => "ShareFile",
+            Self::Cdi { .. } => "Cdi",
+            Self::Checkpoint(_) => "Checkpoint",
+            Self::Lock { .. } => "Lock",
+            Self::Api { .. } => "Api",
+            Self::Internal { .. } => "Internal",
+        }
     }
 }

@@ -1,29 +1,33 @@
-//! The node's DRA plugin: says what GPUs there are, and makes allocated shares so.
+//! The node's DRA plugin: what GPUs there are goes up to GpuNode, what claims were given comes down to containers.
 //!
-//! | room | what |
-//! |---|---|
-//! | [`gpus`] | the GPUs, by NVML |
-//! | [`gpu_node`] | tells the controller about them |
-//! | [`kubelet`] | registration and the DRA service, nothing but translation |
-//! | [`claim`] | pure: an allocated claim as shares of this node |
-//! | [`prepare`] | share files, CDI spec, checkpoint, in an order that may stop anywhere |
-//! | [`share`], [`cdi`], [`driver_spec`], [`checkpoint`], [`limiter`] | each of these by itself |
+//! ```text
+//! gpus (NVML) -> discovery -> gpu_node -> GpuNode.status            slices -> registration generation
+//!                   |
+//! kubelet -> service -> claim (API) -> state -> share_files, cdi, checkpoint -> CDI ids
+//! ```
+//! [`state`] has what must survive a kill at any line, [`host`] every step that changes the node, [`service`] and
+//! [`registration`] speak with the kubelet. Nothing here decides a placement, and nothing trusts a container.
 #![forbid(unsafe_code)]
 
 pub mod args;
 pub mod cdi;
 pub mod checkpoint;
 pub mod claim;
-pub mod driver_spec;
+pub mod damage;
+pub mod discovery;
 pub mod error;
-pub mod file;
 pub mod gpu_node;
 pub mod gpus;
-pub mod kubelet;
+pub mod host;
+pub mod http;
 pub mod limiter;
+pub mod lock;
 pub mod metrics;
-pub mod prepare;
-pub mod share;
-
-/// Field manager of everything the plugin writes.
-pub const MANAGER: &str = "vgpu-dra.io/kubelet-plugin";
+pub mod plugin;
+pub mod proto;
+pub mod registration;
+pub mod service;
+pub mod share_files;
+pub mod slices;
+pub mod socket;
+pub mod state;

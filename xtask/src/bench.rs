@@ -13,8 +13,14 @@ use serde_json::{Map, Value};
 use crate::cargo;
 
 /// Every bench: name, package, what it measures.
-const BENCHES: [(&str, &str, &str); 1] =
-    [("allocator", "vgpu-allocator", "time of one placement decision, memory per GPU")];
+const BENCHES: [(&str, &str, &str); 2] = [
+    ("allocator", "vgpu-allocator", "time of one placement decision, memory per GPU"),
+    (
+        "prepare",
+        "vgpu-kubelet-plugin",
+        "time of preparing and unpreparing a claim on a node, without the API read",
+    ),
+];
 
 #[derive(clap::Args)]
 pub(crate) struct Args {

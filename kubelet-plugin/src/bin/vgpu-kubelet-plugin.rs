@@ -1,73 +1,61 @@
-//! The plugin's program.
+//! The plugin's program: flags, and the real parts behind them.
 
-use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Parser;
-use vgpu_api::Limiter;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
 use vgpu_kubelet_plugin::args::Args;
-use vgpu_kubelet_plugin::cdi::{LimiterFiles, Specs};
-use vgpu_kubelet_plugin::checkpoint::Checkpoint;
-use vgpu_kubelet_plugin::gpu_node::{DriverPaths, Reporter, Source};
-use vgpu_kubelet_plugin::gpus::nvml::NvmlGpus;
-use vgpu_kubelet_plugin::kubelet::{self, Sockets};
-use vgpu_kubelet_plugin::limiter;
-use vgpu_kubelet_plugin::metrics::{self, Metrics};
-use vgpu_kubelet_plugin::prepare::{Node, make_state};
-use vgpu_kubelet_plugin::share::{KernelMounts, Shares};
+use vgpu_kubelet_plugin::gpus::health::{self, HealthBook};
+use vgpu_kubelet_plugin::gpus::nvml::{Library, NvmlGpus};
+use vgpu_kubelet_plugin::gpus::pci::Sysfs;
+use vgpu_kubelet_plugin::host::LinuxHost;
+use vgpu_kubelet_plugin::plugin::{self, Config, Parts};
+use vgpu_kubelet_plugin::state::Paths;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
     let args = Args::parse();
-    make_state(&args.state_dir)?;
-    // A node whose limiter cannot be installed still says so; it publishes nothing.
-    let (files, installed) = match limiter::install(&args.limiter_dir, &args.state_dir) {
-        Ok((files, version)) => (files, Limiter { ready: true, version, message: String::new() }),
-        Err(error) => {
-            tracing::error!(%error, "the limiter is not installed");
-            let none = LimiterFiles { cuda: "/nonexistent".into(), nvml: "/nonexistent".into() };
-            (none, Limiter { ready: false, version: String::new(), message: error.to_string() })
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).init();
+    ensure!(!args.node_name.is_empty(), "--node-name is empty: set NODE_NAME from spec.nodeName");
+    ensure!(!args.pod_uid.is_empty(), "--pod-uid is empty: set POD_UID from metadata.uid");
+
+    let client = kube::Client::try_default().await.context("no Kubernetes API server to talk to")?;
+    let library = match args.nvml_library {
+        Some(path) => Library::Path(path),
+        None => Library::Below(args.driver_root.clone()),
+    };
+    let health = Arc::new(HealthBook::default());
+    health::watch(library.clone(), health.clone())
+        .context("cannot start the thread for the driver's events")?;
+    let parts = Parts {
+        client,
+        gpus: Arc::new(NvmlGpus::new(library, Sysfs::new(args.sysfs))),
+        health,
+        host: Arc::new(LinuxHost),
+    };
+    let config = Config {
+        node: args.node_name,
+        pod_uid: args.pod_uid,
+        paths: Paths { state_dir: args.state_dir, share_dir: args.share_dir, cdi_dir: args.cdi_dir },
+        plugins_dir: args.plugins_dir,
+        registry_dir: args.registry_dir,
+        driver_root: args.driver_root,
+        driver_root_host: args.driver_root_host,
+        driver_cdi_spec: args.driver_cdi_spec,
+        limiter_dir: args.limiter_dir,
+        metrics_address: args.metrics_address,
+    };
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = async move {
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
         }
     };
-    let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let node = Node::new(
-        &args.node_name,
-        Specs::new(&args.cdi_dir),
-        Shares::new(&args.share_dir, Box::new(KernelMounts)),
-        files,
-        Checkpoint::new(&args.state_dir, boot.trim()),
-        &args.state_dir,
-    );
-    let findings = node.recover().context("cannot take over what was prepared before")?;
-    if let Some(damaged) = &findings.damaged {
-        tracing::error!(damaged, "what is prepared was found in the CDI specs");
-    }
-    if !findings.removed.is_empty() {
-        tracing::info!(claims = ?findings.removed, "leftovers were removed");
-    }
-    let node = Arc::new(node);
-    let metrics = Arc::new(Metrics::default());
-    metrics::serve(args.metrics_address, metrics.clone(), node.clone()).await?;
-    let client = kube::Client::try_default().await.context("no Kubernetes API server to talk to")?;
-    let sockets = Sockets::new(&args.plugins_dir, &args.registry_dir, &args.pod_uid)?;
-    let registered =
-        kubelet::serve(&sockets, client.clone(), &args.node_name, node.clone(), metrics.clone())?;
-    let gpus = NvmlGpus::new(args.nvml_library.clone(), &args.driver_root, Path::new("/sys"));
-    let paths = DriverPaths {
-        spec: args.driver_cdi_spec.clone(),
-        root: args.driver_root.clone(),
-        root_on_host: args.driver_root_host.clone(),
-    };
-    let source = Source { gpus: Arc::new(gpus), paths, limiter: installed };
-    let reporter = Reporter::new(client, &args.node_name, source, node, metrics, registered);
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        () = reporter.run() => {}
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
-    }
-    sockets.remove();
-    Ok(())
+    plugin::run(config, parts, stop).await?;
+    // The events thread waits inside NVML; nothing is left to do for it.
+    std::process::exit(0);
 }

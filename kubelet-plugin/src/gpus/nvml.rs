@@ -1,171 +1,248 @@
-//! GPUs by NVML.
+//! The GPUs as NVML lists them.
 
-use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use nvml_wrapper::Nvml;
 use nvml_wrapper::enum_wrappers::device::{Brand, ComputeMode};
+use nvml_wrapper::enums::device::SampleValue;
 use nvml_wrapper::error::NvmlError;
-use vgpu_api::{Gpu, Health};
+use nvml_wrapper::structs::device::FieldId;
+use nvml_wrapper::sys_exports::field_id::NVML_FI_DEV_GET_GPU_RECOVERY_ACTION;
+use nvml_wrapper::{Device, Nvml};
+use vgpu_api::{Gpu, Health, MIB};
 
-use super::{GpuError, Gpus, Inventory};
+use super::pci::{self, Sysfs};
+use super::{Gpus, GpusError, Inventory, Recovery, library};
 
-/// Folders of a driver root that may hold the library.
-pub const LIBRARY_FOLDERS: [&str; 10] = [
-    "usr/lib64",
-    "usr/lib/x86_64-linux-gnu",
-    "usr/lib/aarch64-linux-gnu",
-    "lib64",
-    "lib/x86_64-linux-gnu",
-    "lib/aarch64-linux-gnu",
-    "usr/lib/wsl/lib",
-    "usr/lib",
-    "lib",
-    "usr/local/nvidia/lib64",
-];
-
-/// NVML of a driver root. It is opened when first asked and again after it failed, since a driver may come later.
-pub struct NvmlGpus {
-    library: Option<PathBuf>,
-    root: PathBuf,
-    sysfs: PathBuf,
-    state: Mutex<State>,
+/// Where NVML is.
+#[derive(Debug, Clone)]
+pub enum Library {
+    /// This file.
+    Path(PathBuf),
+    /// In one of the usual folders below this root.
+    Below(PathBuf),
 }
 
-#[derive(Default)]
-struct State {
-    nvml: Option<Nvml>,
-    /// As last seen healthy, by NVML index.
-    known: Vec<Gpu>,
+impl Library {
+    /// The file, looked for anew each time: a driver may be installed while the plugin waits.
+    pub fn locate(&self) -> Result<PathBuf, GpusError> {
+        match self {
+            Self::Path(path) => Ok(path.clone()),
+            Self::Below(root) => {
+                library::find(root).ok_or_else(|| GpusError::NoLibrary { root: root.clone() })
+            }
+        }
+    }
+
+    /// Loads and initialises NVML.
+    pub fn load(&self) -> Result<Nvml, GpusError> {
+        let library = self.locate()?;
+        Nvml::builder()
+            .lib_path(library.as_os_str())
+            .init()
+            .map_err(|e| GpusError::Nvml { library, why: e.to_string() })
+    }
+}
+
+/// The real thing.
+pub struct NvmlGpus {
+    library: Library,
+    sysfs: Sysfs,
+    /// Kept loaded; dropped when it fails, so that a driver that was loaded anew is met with a fresh start.
+    nvml: Mutex<Option<Nvml>>,
 }
 
 impl NvmlGpus {
-    /// Of a driver root, or of one library.
-    pub fn new(library: Option<PathBuf>, root: &Path, sysfs: &Path) -> Self {
-        Self { library, root: root.to_owned(), sysfs: sysfs.to_owned(), state: Mutex::default() }
-    }
-
-    fn open(&self) -> Result<Nvml, GpuError> {
-        let found = || {
-            LIBRARY_FOLDERS.iter().map(|f| self.root.join(f).join("libnvidia-ml.so.1")).find(|p| p.exists())
-        };
-        let library = self.library.clone().or_else(found);
-        let library = library.ok_or_else(|| GpuError::NoLibrary(self.root.display().to_string()))?;
-        let nvml = Nvml::builder().lib_path(library.as_os_str() as &OsStr).init();
-        nvml.map_err(|e| GpuError::Nvml(format!("{}: {e}", library.display())))
-    }
-
-    fn read(&self, nvml: &Nvml, known: &mut Vec<Gpu>) -> Result<Inventory, NvmlError> {
-        let count = nvml.device_count()?;
-        let cuda = nvml.sys_cuda_driver_version()?;
-        for index in 0..count {
-            let position = index as usize;
-            match self.gpu(nvml, index) {
-                Ok(gpu) if position < known.len() => known[position] = gpu,
-                Ok(gpu) => known.push(gpu),
-                // What it was is remembered; that it is lost is the news.
-                Err(_) if position < known.len() => known[position].health = Health::Unhealthy,
-                Err(error) => return Err(error),
-            }
-        }
-        known.truncate(count as usize);
-        let mut gpus = known.clone();
-        gpus.sort_by_key(|g| g.minor);
-        Ok(Inventory {
-            gpus,
-            driver_version: nvml.sys_driver_version()?,
-            cuda_driver_version: format!("{}.{}", cuda / 1000, cuda % 1000 / 10),
-        })
-    }
-
-    fn gpu(&self, nvml: &Nvml, index: u32) -> Result<Gpu, NvmlError> {
-        let device = nvml.device_by_index(index)?;
-        let memory = device.memory_info()?;
-        let capability = device.cuda_compute_capability()?;
-        let bus = device.pci_info()?;
-        let bus_id = bus_id(&bus.bus_id);
-        // Each of these may be missing on old drivers or boards; then the attribute is not published.
-        let brand = device.brand().map(brand_name).unwrap_or_default();
-        let architecture = device.architecture().map(|a| a.to_string()).unwrap_or_default();
-        let unpublished = match (device.mig_mode(), device.compute_mode()) {
-            (Ok(mode), _) if mode.current == nvml_wrapper_mig_enabled() => {
-                "MIG mode is on; switch it off with nvidia-smi -mig 0".to_owned()
-            }
-            (
-                _,
-                Ok(ComputeMode::ExclusiveProcess | ComputeMode::ExclusiveThread | ComputeMode::Prohibited),
-            ) => "the compute mode admits one process or none; set it with nvidia-smi -c DEFAULT".to_owned(),
-            _ if memory.total == 0 => "the board has no memory of its own".to_owned(),
-            _ => String::new(),
-        };
-        Ok(Gpu {
-            uuid: device.uuid()?,
-            minor: i64::from(device.minor_number()?),
-            product_name: device.name()?,
-            brand,
-            architecture,
-            cuda_compute_capability: format!("{}.{}", capability.major, capability.minor),
-            memory_mib: i64::try_from(memory.total.saturating_sub(memory.reserved) >> 20).unwrap_or(i64::MAX),
-            multiprocessors: device.attributes().map_or(0, |a| i64::from(a.multiprocessor_count)),
-            pcie_root: self.pcie_root(&bus_id),
-            pci_bus_id: bus_id,
-            numa_node: device.numa_node_id().ok().map(i64::from),
-            health: Health::Healthy,
-            unpublished,
-        })
-    }
-
-    /// `pci0000:3a` from where sysfs puts the device.
-    fn pcie_root(&self, bus_id: &str) -> String {
-        let link = self.sysfs.join("bus/pci/devices").join(bus_id);
-        let target = std::fs::canonicalize(link).unwrap_or_default();
-        let root = target.components().map(|c| c.as_os_str().to_string_lossy().into_owned());
-        root.into_iter().find(|c| c.starts_with("pci") && c.contains(':')).unwrap_or_default()
-    }
-}
-
-/// `NVML_DEVICE_MIG_ENABLE`.
-const fn nvml_wrapper_mig_enabled() -> u32 {
-    1
-}
-
-/// `00000000:3B:00.0` as the kernel writes it: `0000:3b:00.0`.
-fn bus_id(nvml: &str) -> String {
-    let lower = nvml.to_ascii_lowercase();
-    match lower.split_once(':') {
-        Some((domain, rest)) if domain.len() == 8 => format!("{}:{rest}", &domain[4..]),
-        _ => lower,
-    }
-}
-
-/// NVIDIA's DRA driver spells brands so.
-fn brand_name(brand: Brand) -> String {
-    match brand {
-        Brand::Tesla => "Tesla".into(),
-        Brand::GeForce => "GeForce".into(),
-        Brand::Quadro => "Quadro".into(),
-        Brand::Titan => "Titan".into(),
-        Brand::Unknown => "Unknown".into(),
-        other => format!("{other:?}"),
+    /// Loads nothing yet.
+    pub fn new(library: Library, sysfs: Sysfs) -> Self {
+        Self { library, sysfs, nvml: Mutex::new(None) }
     }
 }
 
 impl Gpus for NvmlGpus {
-    fn list(&self) -> Result<Inventory, GpuError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let State { nvml, known } = &mut *state;
-        if nvml.is_none() {
-            *nvml = Some(self.open()?);
-        }
-        let Some(open) = nvml.as_ref() else { return Err(GpuError::Nvml("closed".into())) };
-        match self.read(open, known) {
-            Ok(inventory) => Ok(inventory),
-            Err(error) => {
-                *nvml = None;
-                Err(GpuError::Nvml(error.to_string()))
+    fn list(&self) -> Result<Inventory, GpusError> {
+        let mut nvml = self.nvml.lock().unwrap_or_else(PoisonError::into_inner);
+        let loaded = match nvml.take() {
+            Some(loaded) => loaded,
+            None => self.library.load()?,
+        };
+        let inventory = inventory(&loaded, &self.sysfs).map_err(|e| GpusError::Nvml {
+            library: self.library.locate().unwrap_or_default(),
+            why: e.to_string(),
+        })?;
+        *nvml = Some(loaded);
+        Ok(inventory)
+    }
+}
+
+fn inventory(nvml: &Nvml, sysfs: &Sysfs) -> Result<Inventory, NvmlError> {
+    let cuda = nvml.sys_cuda_driver_version()?;
+    let mut gpus = Vec::new();
+    let mut recovery = BTreeMap::new();
+    for index in 0..nvml.device_count()? {
+        let found = nvml
+            .device_by_index(index)
+            .and_then(|device| Ok((gpu(&device, sysfs)?, recovery_action(&device))));
+        match found {
+            Ok((gpu, action)) => {
+                recovery.extend(action.map(|action| (gpu.uuid.clone(), action)));
+                gpus.push(gpu);
             }
+            // One broken GPU hides no other; who knew it before keeps it as lost.
+            Err(e) => tracing::warn!(index, error = %e, "NVML does not describe a GPU"),
         }
+    }
+    gpus.sort_by_key(|g| g.minor);
+    Ok(Inventory {
+        driver_version: nvml.sys_driver_version()?,
+        cuda_driver_version: format!("{}.{}", cuda / 1000, cuda % 1000 / 10),
+        gpus,
+        recovery,
+    })
+}
+
+/// What the driver wants done; `None` when it does not say.
+fn recovery_action(device: &Device<'_>) -> Option<Recovery> {
+    let values = device.field_values_for(&[FieldId(NVML_FI_DEV_GET_GPU_RECOVERY_ACTION)]).ok()?;
+    let number = match values.into_iter().next()?.ok()?.value.ok()? {
+        SampleValue::U32(n) => n.into(),
+        SampleValue::U64(n) => n,
+        SampleValue::I64(n) => u64::try_from(n).ok()?,
+        SampleValue::F64(_) => return None,
+    };
+    // nvml.h: none, GPU reset, node reboot, drain peer-to-peer, drain and reset.
+    Some(match number {
+        0 => Recovery::None,
+        1 | 3 | 4 => Recovery::Reset,
+        2 => Recovery::Reboot,
+        _ => Recovery::Other,
+    })
+}
+
+fn gpu(device: &Device<'_>, sysfs: &Sysfs) -> Result<Gpu, NvmlError> {
+    let capability = device.cuda_compute_capability()?;
+    let (major, minor) = (capability.major, capability.minor);
+    let bus_id = pci::bus_id(&device.pci_info()?.bus_id);
+    // NVML's memory less what the driver keeps; a board without memory of its own cannot say, or says nothing.
+    let memory = match device.memory_info() {
+        Ok(info) => info.total.saturating_sub(info.reserved) / MIB,
+        Err(NvmlError::NotSupported) => 0,
+        Err(e) => return Err(e),
+    };
+    Ok(Gpu {
+        uuid: device.uuid()?,
+        minor: device.minor_number()?.into(),
+        product_name: device.name()?,
+        brand: brand(device.brand()),
+        architecture: architecture(major, minor).to_owned(),
+        cuda_compute_capability: format!("{major}.{minor}"),
+        memory_mib: i64::try_from(memory).unwrap_or(i64::MAX),
+        multiprocessors: multiprocessors(device, major, minor),
+        pcie_root: sysfs.pcie_root(&bus_id).unwrap_or_default(),
+        numa_node: sysfs.numa_node(&bus_id),
+        pci_bus_id: bus_id,
+        health: Health::Healthy,
+        health_message: String::new(),
+        unpublished: unpublished(&Modes::of(device), memory),
+    })
+}
+
+/// Modes that decide whether a GPU can be shared out.
+struct Modes {
+    mig: bool,
+    compute: ComputeMode,
+}
+
+impl Modes {
+    /// Modes a GPU does not know are modes it is not in.
+    fn of(device: &Device<'_>) -> Self {
+        Self {
+            mig: device.mig_mode().is_ok_and(|mode| mode.current != 0),
+            compute: device.compute_mode().unwrap_or(ComputeMode::Default),
+        }
+    }
+}
+
+/// Why a GPU cannot be shared out, with the cure; empty when it can.
+fn unpublished(modes: &Modes, memory_mib: u64) -> String {
+    if modes.mig {
+        return "MIG mode is on: turn it off with `nvidia-smi -mig 0` to share the whole GPU".to_owned();
+    }
+    let mode = match modes.compute {
+        ComputeMode::ExclusiveProcess | ComputeMode::ExclusiveThread => "exclusive",
+        ComputeMode::Prohibited => "prohibited",
+        ComputeMode::Default => "",
+    };
+    if !mode.is_empty() {
+        return format!(
+            "the compute mode is {mode}, which lets one process in at most: set it with `nvidia-smi -c 0`"
+        );
+    }
+    if memory_mib == 0 {
+        return "the GPU has no memory of its own: it shares the host's, which cannot be divided here"
+            .to_owned();
+    }
+    String::new()
+}
+
+/// Brand as NVIDIA's DRA driver spells it (go-nvlib, `GetBrandAsString`).
+fn brand(brand: Result<Brand, NvmlError>) -> String {
+    let name = match brand {
+        Ok(Brand::Quadro) => "Quadro",
+        Ok(Brand::Tesla) => "Tesla",
+        Ok(Brand::NVS) => "NVS",
+        Ok(Brand::GRID) => "Grid",
+        Ok(Brand::GeForce) => "GeForce",
+        Ok(Brand::Titan) => "Titan",
+        Ok(Brand::VApps) => "NvidiaVApps",
+        Ok(Brand::VPC) => "NvidiaVPC",
+        Ok(Brand::VCS) => "NvidiaVCS",
+        Ok(Brand::VWS) => "NvidiaVWS",
+        Ok(Brand::CloudGaming | Brand::VGaming) => "NvidiaCloudGaming",
+        Ok(Brand::QuadroRTX) => "QuadroRTX",
+        Ok(Brand::NvidiaRTX) => "NvidiaRTX",
+        Ok(Brand::Nvidia) => "Nvidia",
+        Ok(Brand::GeForceRTX) => "GeForceRTX",
+        Ok(Brand::TitanRTX) => "TitanRTX",
+        Ok(Brand::Unknown) | Err(_) => "Unknown",
+    };
+    name.to_owned()
+}
+
+/// Architecture of a CUDA compute capability, spelled as NVIDIA's DRA driver does. By capability rather than by NVML's own
+/// enum, whose newest members an older library does not know.
+fn architecture(major: i32, minor: i32) -> &'static str {
+    match (major, minor) {
+        (3, _) => "Kepler",
+        (5, _) => "Maxwell",
+        (6, _) => "Pascal",
+        (7, 5..) => "Turing",
+        (7, _) => "Volta",
+        (8, 9..) => "Ada Lovelace",
+        (8, _) => "Ampere",
+        (9, _) => "Hopper",
+        (10.., _) => "Blackwell",
+        _ => "Unknown",
+    }
+}
+
+/// Streaming multiprocessors. NVML tells them of some devices only; of others they follow from the CUDA cores.
+fn multiprocessors(device: &Device<'_>, major: i32, minor: i32) -> i64 {
+    if let Ok(attributes) = device.attributes()
+        && attributes.multiprocessor_count > 0
+    {
+        return attributes.multiprocessor_count.into();
+    }
+    device.num_cores().map_or(0, |cores| i64::from(cores) / cores_per_multiprocessor(major, minor))
+}
+
+/// CUDA C++ Programming Guide, compute capabilities.
+fn cores_per_multiprocessor(major: i32, minor: i32) -> i64 {
+    match (major, minor) {
+        (3, _) => 192,
+        (6 | 8, 0) | (7, _) => 64,
+        _ => 128,
     }
 }
 
@@ -174,15 +251,48 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bus_ids_are_written_as_the_kernel_does() {
-        assert_eq!(bus_id("00000000:3B:00.0"), "0000:3b:00.0");
-        assert_eq!(bus_id("0000:3B:00.0"), "0000:3b:00.0");
+    fn architectures_are_spelled_as_nvidias_driver_does() {
+        let seen: Vec<_> = [(7, 0), (7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)]
+            .map(|(a, b)| architecture(a, b))
+            .into();
+        let want =
+            ["Volta", "Turing", "Ampere", "Ampere", "Ada Lovelace", "Hopper", "Blackwell", "Blackwell"];
+        assert_eq!(seen, want);
     }
 
     #[test]
-    fn a_root_without_a_driver_says_what_to_do() {
-        let empty = tempfile::tempdir().unwrap();
-        let error = NvmlGpus::new(None, empty.path(), empty.path()).list().unwrap_err();
-        assert!(error.to_string().contains("install NVIDIA's driver"), "{error}");
+    fn a_gpu_in_a_mode_that_admits_one_program_is_not_published() {
+        let why = |mig, compute, memory| unpublished(&Modes { mig, compute }, memory);
+        assert_eq!(why(false, ComputeMode::Default, 15_104), "");
+        assert!(why(true, ComputeMode::Default, 15_104).contains("nvidia-smi -mig 0"));
+        assert!(why(false, ComputeMode::ExclusiveProcess, 15_104).contains("mode is exclusive"));
+        assert!(why(false, ComputeMode::Prohibited, 15_104).contains("mode is prohibited"));
+        assert!(why(false, ComputeMode::Default, 0).contains("no memory of its own"));
+    }
+
+    #[test]
+    fn multiprocessors_follow_from_the_cores_of_known_products() {
+        // T4 2560 cores, A100 6912, A10 9216, H100 SXM 16896, V100 5120.
+        let of = |cores: i64, major, minor| cores / cores_per_multiprocessor(major, minor);
+        assert_eq!((of(2560, 7, 5), of(6912, 8, 0), of(9216, 8, 6)), (40, 108, 72));
+        assert_eq!((of(16896, 9, 0), of(5120, 7, 0)), (132, 80));
+    }
+
+    #[test]
+    fn no_driver_says_where_it_was_looked_for() {
+        let root = tempfile::tempdir().unwrap();
+        let gpus = NvmlGpus::new(Library::Below(root.path().into()), Sysfs::new("/sys"));
+        let message = gpus.list().unwrap_err().to_string();
+        assert!(message.contains(&root.path().display().to_string()), "{message}");
+        assert!(message.contains("--driver-root"), "{message}");
+    }
+
+    #[test]
+    fn a_library_that_is_none_is_an_error_and_no_crash() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("libnvidia-ml.so.1");
+        std::fs::write(&path, "not a library").unwrap();
+        let gpus = NvmlGpus::new(Library::Path(path), Sysfs::new("/sys"));
+        assert!(matches!(gpus.list(), Err(GpusError::Nvml { .. })));
     }
 }
