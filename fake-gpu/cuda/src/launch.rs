@@ -1,104 +1,90 @@
-//! Modules, functions and launches.
+//! Launches.
 
-use std::ffi::{CStr, c_char, c_void};
+use std::ffi::c_void;
 
 use crate::driver::{Driver, driver};
-use crate::{Code, INVALID_HANDLE, INVALID_VALUE, NOT_FOUND, code, put};
+use crate::{Code, INVALID_HANDLE, INVALID_VALUE, code, of_gpu, twins};
 
 /// Length of a kernel that does not say its own.
 const KERNEL_NANOS: u64 = 10_000;
+/// Threads of the largest block.
+const BLOCK: u64 = 1024;
 
-/// Names after `.entry` in PTX text.
-fn entries(ptx: &str) -> Vec<String> {
-    let name = |rest: &str| {
-        let rest = rest.trim_start();
-        let end =
-            rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '$').unwrap_or(rest.len());
-        rest[..end].to_owned()
-    };
-    ptx.split(".entry").skip(1).map(name).filter(|n| !n.is_empty()).collect()
-}
+/// `CU_LAUNCH_PARAM_END`, `_BUFFER_POINTER` and `_BUFFER_SIZE`.
+const END: usize = 0;
+const BUFFER: usize = 1;
+const BUFFER_SIZE: usize = 2;
 
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuModuleLoadData(module: *mut usize, image: *const c_void) -> Code {
-    if image.is_null() {
-        return INVALID_VALUE;
-    }
-    // SAFETY: PTX is a C string by cuda.h; other images are not for this driver and end at their first zero byte.
-    let text = unsafe { CStr::from_ptr(image.cast()) }.to_string_lossy();
-    let names = entries(&text);
-    let load = |driver: &Driver| {
-        driver.current()?;
-        let mut objects = driver.objects();
-        let handle = objects.handle();
-        objects.modules.insert(handle, names);
-        Ok(handle)
-    };
-    match driver().and_then(load) {
-        // SAFETY: the caller's pointer.
-        Ok(handle) => unsafe { put(module, handle) },
-        Err(code) => code,
+/// Grid and block of a launch.
+struct Shape([u32; 3], [u32; 3]);
+
+impl Shape {
+    fn is_possible(&self) -> bool {
+        let threads: u64 = self.1.iter().map(|n| u64::from((*n).min(BLOCK as u32 + 1))).product();
+        self.0.iter().all(|n| *n != 0) && (1..=BLOCK).contains(&threads)
     }
 }
 
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuModuleLoadDataEx(
-    module: *mut usize,
-    image: *const c_void,
-    _count: u32,
-    _options: *mut i32,
-    _values: *mut *mut c_void,
-) -> Code {
-    // SAFETY: the caller's pointers, passed on.
-    unsafe { cuModuleLoadData(module, image) }
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuModuleUnload(module: usize) -> Code {
-    code(driver().and_then(|d| d.objects().modules.remove(&module).map(drop).ok_or(INVALID_HANDLE)))
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuModuleGetFunction(
-    function: *mut usize,
-    module: usize,
-    name: *const c_char,
-) -> Code {
-    if name.is_null() {
-        return INVALID_VALUE;
+/// First parameter of a launch, as a u64.
+///
+/// # Safety
+/// `parameters` is null or points to a pointer to a u64; else `extra` is null or as cuLaunchKernel takes it, with such a
+/// parameter.
+unsafe fn first_parameter(parameters: *mut *mut c_void, extra: *mut *mut c_void) -> Option<u64> {
+    if !parameters.is_null() {
+        // SAFETY: points to at least one pointer.
+        let first = unsafe { *parameters }.cast::<u64>();
+        // SAFETY: it points to a u64.
+        return (!first.is_null()).then(|| unsafe { first.read_unaligned() });
     }
-    // SAFETY: the caller gives a C string.
-    let name = unsafe { CStr::from_ptr(name) }.to_string_lossy().into_owned();
-    let get = |driver: &Driver| {
-        let mut objects = driver.objects();
-        let names = objects.modules.get(&module).ok_or(INVALID_HANDLE)?;
-        if !names.contains(&name) {
-            return Err(NOT_FOUND);
+    let (mut at, mut buffer) = (extra, std::ptr::null::<u64>());
+    while !at.is_null() {
+        // SAFETY: the list goes on until its end mark.
+        let word = unsafe { *at } as usize;
+        if word == END {
+            break;
         }
-        let handle = objects.handle();
-        objects.functions.insert(handle, name);
-        Ok(handle)
-    };
-    match driver().and_then(get) {
-        // SAFETY: the caller's pointer.
-        Ok(handle) => unsafe { put(function, handle) },
-        Err(code) => code,
+        // SAFETY: every mark but the end has a value behind it.
+        let value = unsafe { *at.add(1) };
+        match word {
+            BUFFER => buffer = value.cast(),
+            BUFFER_SIZE => {}
+            _ => return None,
+        }
+        at = at.wrapping_add(2);
     }
+    // SAFETY: the buffer holds the parameters, the first at its beginning.
+    (!buffer.is_null()).then(|| unsafe { buffer.read_unaligned() })
 }
 
 /// # Safety
-/// `parameters` is null or points to as many pointers as the function has parameters.
-unsafe fn launch(function: usize, stream: usize, parameters: *mut *mut c_void) -> Code {
+/// Those of cuLaunchKernel.
+unsafe fn launch(
+    function: usize,
+    shape: &Shape,
+    stream: usize,
+    parameters: *mut *mut c_void,
+    extra: *mut *mut c_void,
+) -> Code {
     let run = |driver: &Driver| {
-        let is_spin = driver.objects().functions.get(&function).map(|n| n == "spin").ok_or(INVALID_HANDLE)?;
-        let nanos = if is_spin && !parameters.is_null() {
-            // SAFETY: `spin` takes one u64, so the first pointer is there and points to one.
-            unsafe { (*parameters).cast::<u64>().read_unaligned() }
+        let (_, object) = driver.of_stream(stream)?;
+        let objects = driver.objects();
+        let known = objects.functions.get(&function).ok_or(INVALID_HANDLE)?;
+        if known.context != object.context {
+            return Err(INVALID_HANDLE);
+        }
+        let is_spin = known.name.as_c_str() == c"spin";
+        drop(objects);
+        if !shape.is_possible() {
+            return Err(INVALID_VALUE);
+        }
+        let nanos = if is_spin {
+            // SAFETY: `spin` takes one u64, so that is what the caller gave.
+            unsafe { first_parameter(parameters, extra) }.ok_or(INVALID_VALUE)?
         } else {
             KERNEL_NANOS
         };
-        driver.process.launch(driver.of_stream(stream)?, nanos);
-        Ok(())
+        driver.process.launch(object.context, nanos).map_err(|e| of_gpu(&e))
     };
     code(driver().and_then(run))
 }
@@ -106,23 +92,24 @@ unsafe fn launch(function: usize, stream: usize, parameters: *mut *mut c_void) -
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuLaunchKernel(
     function: usize,
-    _grid_x: u32,
-    _grid_y: u32,
-    _grid_z: u32,
-    _block_x: u32,
-    _block_y: u32,
-    _block_z: u32,
+    grid_x: u32,
+    grid_y: u32,
+    grid_z: u32,
+    block_x: u32,
+    block_y: u32,
+    block_z: u32,
     _shared: u32,
     stream: usize,
     parameters: *mut *mut c_void,
-    _extra: *mut *mut c_void,
+    extra: *mut *mut c_void,
 ) -> Code {
-    // SAFETY: the caller's pointer, passed on.
-    unsafe { launch(function, stream, parameters) }
+    let shape = Shape([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
+    // SAFETY: the caller's pointers, passed on.
+    unsafe { launch(function, &shape, stream, parameters, extra) }
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLaunchKernel_ptsz(
+pub unsafe extern "C" fn cuLaunchCooperativeKernel(
     function: usize,
     grid_x: u32,
     grid_y: u32,
@@ -130,34 +117,13 @@ pub unsafe extern "C" fn cuLaunchKernel_ptsz(
     block_x: u32,
     block_y: u32,
     block_z: u32,
-    shared: u32,
-    stream: usize,
-    parameters: *mut *mut c_void,
-    extra: *mut *mut c_void,
-) -> Code {
-    // SAFETY: the caller's pointers, passed on.
-    unsafe {
-        cuLaunchKernel(
-            function, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared, stream, parameters, extra,
-        )
-    }
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLaunchCooperativeKernel(
-    function: usize,
-    _grid_x: u32,
-    _grid_y: u32,
-    _grid_z: u32,
-    _block_x: u32,
-    _block_y: u32,
-    _block_z: u32,
     _shared: u32,
     stream: usize,
     parameters: *mut *mut c_void,
 ) -> Code {
-    // SAFETY: the caller's pointer, passed on.
-    unsafe { launch(function, stream, parameters) }
+    let shape = Shape([grid_x, grid_y, grid_z], [block_x, block_y, block_z]);
+    // SAFETY: the caller's pointers, passed on.
+    unsafe { launch(function, &shape, stream, parameters, std::ptr::null_mut()) }
 }
 
 /// `CUlaunchConfig` of cuda.h.
@@ -177,36 +143,26 @@ pub unsafe extern "C" fn cuLaunchKernelEx(
     config: *const LaunchConfig,
     function: usize,
     parameters: *mut *mut c_void,
-    _extra: *mut *mut c_void,
+    extra: *mut *mut c_void,
 ) -> Code {
     if config.is_null() {
         return INVALID_VALUE;
     }
-    // SAFETY: the caller's pointers; the config was just found not to be null.
-    unsafe { launch(function, (*config).stream, parameters) }
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLaunchKernelEx_ptsz(
-    config: *const LaunchConfig,
-    function: usize,
-    parameters: *mut *mut c_void,
-    extra: *mut *mut c_void,
-) -> Code {
+    // SAFETY: the caller's pointer, not null.
+    let config = unsafe { &*config };
     // SAFETY: the caller's pointers, passed on.
-    unsafe { cuLaunchKernelEx(config, function, parameters, extra) }
+    unsafe { launch(function, &Shape(config.grid, config.block), config.stream, parameters, extra) }
 }
 
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuFuncGetName(name: *mut *const c_char, function: usize) -> Code {
-    let known = driver().and_then(|d| d.objects().functions.get(&function).cloned().ok_or(INVALID_HANDLE));
-    match known {
-        // SAFETY: the caller's pointer. Names other than the one kernel the fakes know are not kept.
-        Ok(found) => unsafe {
-            put(name, if found == "spin" { c"spin".as_ptr() } else { c"kernel".as_ptr() })
-        },
-        Err(code) => code,
-    }
+twins! {
+    cuLaunchKernel_ptsz = cuLaunchKernel(
+        function: usize, grid_x: u32, grid_y: u32, grid_z: u32, block_x: u32, block_y: u32, block_z: u32,
+        shared: u32, stream: usize, parameters: *mut *mut c_void, extra: *mut *mut c_void);
+    cuLaunchCooperativeKernel_ptsz = cuLaunchCooperativeKernel(
+        function: usize, grid_x: u32, grid_y: u32, grid_z: u32, block_x: u32, block_y: u32, block_z: u32,
+        shared: u32, stream: usize, parameters: *mut *mut c_void);
+    cuLaunchKernelEx_ptsz = cuLaunchKernelEx(
+        config: *const LaunchConfig, function: usize, parameters: *mut *mut c_void, extra: *mut *mut c_void);
 }
 
 #[cfg(test)]
@@ -214,8 +170,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn entry_names_are_read_from_ptx() {
-        let ptx = ".version 7.0\n.visible .entry spin(.param .u64 n)\n{ ret; }\n.entry other\n(\n)";
-        assert_eq!(entries(ptx), ["spin", "other"]);
+    fn the_first_parameter_is_found_in_either_form() {
+        let mut value = 5_000_000u64;
+        let mut parameters = [(&raw mut value).cast::<c_void>()];
+        let mut size = 8usize;
+        let mut extra = [
+            BUFFER as *mut c_void,
+            (&raw mut value).cast(),
+            BUFFER_SIZE as *mut c_void,
+            (&raw mut size).cast(),
+            END as *mut c_void,
+        ];
+        let none = std::ptr::null_mut();
+        // SAFETY: pointers to locals of the forms cuLaunchKernel takes.
+        unsafe {
+            assert_eq!(first_parameter(parameters.as_mut_ptr(), none), Some(5_000_000));
+            assert_eq!(first_parameter(none, extra.as_mut_ptr()), Some(5_000_000));
+            assert_eq!(first_parameter(none, none), None);
+        }
+    }
+
+    #[test]
+    fn empty_grids_and_too_large_blocks_are_impossible() {
+        assert!(Shape([1, 1, 1], [1024, 1, 1]).is_possible());
+        for shape in [Shape([0, 1, 1], [1, 1, 1]), Shape([1; 3], [0, 1, 1]), Shape([1; 3], [1024, 2, 1])] {
+            assert!(!shape.is_possible());
+        }
+        assert!(!Shape([1; 3], [u32::MAX; 3]).is_possible());
     }
 }

@@ -1,81 +1,103 @@
 //! Streams: names for the one queue of a context.
 
-use crate::driver::{Driver, driver};
-use crate::{Code, INVALID_HANDLE, NOT_READY, code, put};
+use crate::driver::{Driver, StreamObject, driver};
+use crate::{Code, INVALID_HANDLE, INVALID_VALUE, NOT_READY, code, give, twins};
+
+/// `CU_STREAM_NON_BLOCKING`.
+const NON_BLOCKING: u32 = 1;
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamCreate(stream: *mut usize, _flags: u32) -> Code {
-    let create = |driver: &Driver| {
+pub unsafe extern "C" fn cuStreamCreateWithPriority(stream: *mut usize, flags: u32, priority: i32) -> Code {
+    let create = || {
+        let driver = driver()?;
         let (context, _) = driver.current()?;
+        if flags & !NON_BLOCKING != 0 {
+            return Err(INVALID_VALUE);
+        }
         let mut objects = driver.objects();
         let handle = objects.handle();
-        objects.streams.insert(handle, context);
+        objects.streams.insert(handle, StreamObject { context, flags, priority: priority.clamp(-5, 0) });
         Ok(handle)
     };
-    match driver().and_then(create) {
-        // SAFETY: the caller's pointer.
-        Ok(handle) => unsafe { put(stream, handle) },
-        Err(code) => code,
-    }
+    // SAFETY: the caller's pointer.
+    unsafe { give(stream, create) }
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamCreateWithPriority(stream: *mut usize, flags: u32, _priority: i32) -> Code {
+pub unsafe extern "C" fn cuStreamCreate(stream: *mut usize, flags: u32) -> Code {
     // SAFETY: the caller's pointer, passed on.
-    unsafe { cuStreamCreate(stream, flags) }
+    unsafe { cuStreamCreateWithPriority(stream, flags, 0) }
 }
 
+/// What is queued still runs.
 #[unsafe(no_mangle)]
-pub extern "C" fn cuStreamDestroy_v2(stream: usize) -> Code {
+pub unsafe extern "C" fn cuStreamDestroy_v2(stream: usize) -> Code {
     code(driver().and_then(|d| d.objects().streams.remove(&stream).map(drop).ok_or(INVALID_HANDLE)))
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuStreamSynchronize(stream: usize) -> Code {
-    code(driver().and_then(|d| d.of_stream(stream).map(|context| d.process.synchronize(context))))
+pub unsafe extern "C" fn cuStreamSynchronize(stream: usize) -> Code {
+    code(driver().and_then(|d| d.of_stream(stream).map(|(_, c)| d.process.synchronize(c.context))))
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuStreamSynchronize_ptsz(stream: usize) -> Code {
-    cuStreamSynchronize(stream)
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuStreamQuery(stream: usize) -> Code {
+pub unsafe extern "C" fn cuStreamQuery(stream: usize) -> Code {
     let query = |driver: &Driver| {
-        let context = driver.of_stream(stream)?;
-        if driver.process.is_idle(context) { Ok(()) } else { Err(NOT_READY) }
+        let (_, object) = driver.of_stream(stream)?;
+        if driver.process.is_idle(object.context) { Ok(()) } else { Err(NOT_READY) }
     };
     code(driver().and_then(query))
 }
 
-#[unsafe(no_mangle)]
-pub extern "C" fn cuStreamQuery_ptsz(stream: usize) -> Code {
-    cuStreamQuery(stream)
-}
-
 /// One queue is always in order: there is nothing to wait for.
 #[unsafe(no_mangle)]
-pub extern "C" fn cuStreamWaitEvent(stream: usize, _event: usize, _flags: u32) -> Code {
-    code(driver().and_then(|d| d.of_stream(stream).map(drop)))
+pub unsafe extern "C" fn cuStreamWaitEvent(stream: usize, event: usize, _flags: u32) -> Code {
+    let wait = |driver: &Driver| {
+        driver.of_stream(stream)?;
+        driver.objects().events.contains_key(&event).then_some(()).ok_or(INVALID_HANDLE)
+    };
+    code(driver().and_then(wait))
 }
 
-#[unsafe(no_mangle)]
-pub extern "C" fn cuStreamWaitEvent_ptsz(stream: usize, event: usize, flags: u32) -> Code {
-    cuStreamWaitEvent(stream, event, flags)
-}
-
+/// `CU_STREAM_CAPTURE_STATUS_NONE`.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamIsCapturing(stream: usize, status: *mut i32) -> Code {
-    match driver().and_then(|d| d.of_stream(stream)) {
-        // SAFETY: the caller's pointer.
-        Ok(_) => unsafe { put(status, 0) },
-        Err(code) => code,
-    }
+    // SAFETY: the caller's pointer.
+    unsafe { give(status, || driver()?.of_stream(stream).map(|_| 0)) }
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamIsCapturing_ptsz(stream: usize, status: *mut i32) -> Code {
-    // SAFETY: the caller's pointer, passed on.
-    unsafe { cuStreamIsCapturing(stream, status) }
+pub unsafe extern "C" fn cuStreamGetCtx(stream: usize, context: *mut usize) -> Code {
+    // SAFETY: the caller's pointer.
+    unsafe { give(context, || driver()?.of_stream(stream).map(|(handle, _)| handle)) }
+}
+
+fn object(stream: usize) -> Result<StreamObject, Code> {
+    let driver = driver()?;
+    let (context, _) = driver.of_stream(stream)?;
+    let known = driver.objects().streams.get(&stream).copied();
+    Ok(known.unwrap_or(StreamObject { context, flags: 0, priority: 0 }))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuStreamGetFlags(stream: usize, flags: *mut u32) -> Code {
+    // SAFETY: the caller's pointer.
+    unsafe { give(flags, || object(stream).map(|s| s.flags)) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuStreamGetPriority(stream: usize, priority: *mut i32) -> Code {
+    // SAFETY: the caller's pointer.
+    unsafe { give(priority, || object(stream).map(|s| s.priority)) }
+}
+
+twins! {
+    cuStreamDestroy = cuStreamDestroy_v2(stream: usize);
+    cuStreamSynchronize_ptsz = cuStreamSynchronize(stream: usize);
+    cuStreamQuery_ptsz = cuStreamQuery(stream: usize);
+    cuStreamWaitEvent_ptsz = cuStreamWaitEvent(stream: usize, event: usize, flags: u32);
+    cuStreamIsCapturing_ptsz = cuStreamIsCapturing(stream: usize, status: *mut i32);
+    cuStreamGetCtx_ptsz = cuStreamGetCtx(stream: usize, context: *mut usize);
+    cuStreamGetFlags_ptsz = cuStreamGetFlags(stream: usize, flags: *mut u32);
+    cuStreamGetPriority_ptsz = cuStreamGetPriority(stream: usize, priority: *mut i32);
 }
