@@ -43,8 +43,9 @@ fn value(attribute: i32, gpu: &GpuRecord) -> i32 {
         76 => gpu.compute[1] as i32,
         81 => shared_per_multiprocessor,
         97 => shared_per_multiprocessor - 1024,
-        // Managed memory, also concurrently; compute preemption; cooperative launches; stream-ordered allocations.
-        83 | 89 | 90 | 95 | 115 => 1,
+        // Managed memory, also concurrently; compute preemption; cooperative launches; virtual memory management and
+        // its file descriptors; stream-ordered allocations.
+        83 | 89 | 90 | 95 | 102 | 103 | 115 => 1,
         87 => 32,
         106 => 16,
         _ => 0,

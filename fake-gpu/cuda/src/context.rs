@@ -3,7 +3,8 @@
 use std::ffi::c_void;
 
 use crate::device::gpu;
-use crate::driver::{CUDA_VERSION, ContextObject, Driver, Objects, Primary, driver, stack};
+use crate::driver::{CUDA_VERSION, ContextObject, Driver, Objects, Primary, driver, is_timeless, stack};
+use crate::function::unload_all;
 use crate::{Code, INVALID_CONTEXT, INVALID_VALUE, SUCCESS, code, give, give_if_wanted, of_gpu, twins};
 
 /// Under one hold of the objects, so that two threads cannot both make a device's primary context.
@@ -26,9 +27,11 @@ fn destroy(driver: &Driver, handle: usize) -> Result<(), Code> {
     let object = objects.contexts.remove(&handle).ok_or(INVALID_CONTEXT)?;
     objects.streams.retain(|_, stream| stream.context != handle);
     objects.events.retain(|_, event| event.context != object.context);
-    objects.modules.retain(|_, module| module.context != handle);
-    objects.functions.retain(|_, function| function.context != object.context);
+    objects.captures.forget_context(handle);
+    unload_all(driver, &mut objects, handle);
     drop(objects);
+    crate::array::forget(driver, handle);
+    crate::limit::forget(driver, handle, object.context.gpu());
     driver.process.destroy_context(object.context);
     Ok(())
 }
@@ -55,6 +58,31 @@ pub unsafe extern "C" fn cuCtxCreate_v3(
     device: i32,
 ) -> Code {
     if count != 0 {
+        return crate::NOT_SUPPORTED;
+    }
+    // SAFETY: the caller's pointer, passed on.
+    unsafe { cuCtxCreate_v2(context, flags, device) }
+}
+
+/// `CUctxCreateParams`: execution affinity and the CIG's parameters, both for what is not here.
+#[repr(C)]
+#[derive(Debug)]
+pub struct CreateParams {
+    affinity: *const c_void,
+    count: i32,
+    cig: *const c_void,
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuCtxCreate_v4(
+    context: *mut usize,
+    params: *const CreateParams,
+    flags: u32,
+    device: i32,
+) -> Code {
+    // SAFETY: the caller's pointer.
+    let wants_more = unsafe { params.as_ref() }.is_some_and(|p| p.count != 0 || !p.cig.is_null());
+    if wants_more {
         return crate::NOT_SUPPORTED;
     }
     // SAFETY: the caller's pointer, passed on.
@@ -163,7 +191,17 @@ pub unsafe extern "C" fn cuCtxGetStreamPriorityRange(least: *mut i32, greatest: 
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuCtxSynchronize() -> Code {
-    code(driver().and_then(|d| d.current().map(|(_, object)| d.process.synchronize(object.context))))
+    if is_timeless() {
+        return SUCCESS;
+    }
+    let wait = |driver: &Driver| {
+        let (handle, object) = driver.current()?;
+        crate::capture::refuse_context(driver, handle)?;
+        driver.process.synchronize(object.context);
+        crate::pool::settle(driver);
+        Ok(())
+    };
+    code(driver().and_then(wait))
 }
 
 #[unsafe(no_mangle)]

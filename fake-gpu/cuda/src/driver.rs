@@ -1,17 +1,17 @@
-//! The process's state: its GPUs, contexts, streams, events and modules.
+//! The process's state: its GPUs, and everything that has a handle.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::CString;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use fake_gpu::layout::NONE;
 use fake_gpu::place::Place;
 use fake_gpu::{Context, Gpus, Process};
-use memmap2::MmapMut;
 
 use crate::{
-    CONTEXT_IS_DESTROYED, Code, INVALID_CONTEXT, INVALID_HANDLE, INVALID_VALUE, NO_DEVICE, NOT_INITIALIZED,
-    SUCCESS, give,
+    CONTEXT_IS_DESTROYED, Code, INVALID_CONTEXT, INVALID_DEVICE, INVALID_HANDLE, INVALID_VALUE, NO_DEVICE,
+    NOT_INITIALIZED, SUCCESS, give,
 };
 
 /// CUDA 12.4, of the 550 branch.
@@ -34,10 +34,17 @@ pub(crate) struct Objects {
     pub(crate) primary: HashMap<usize, Primary>,
     pub(crate) streams: HashMap<usize, StreamObject>,
     pub(crate) events: HashMap<usize, EventObject>,
-    pub(crate) modules: HashMap<usize, ModuleObject>,
-    pub(crate) functions: HashMap<usize, FunctionObject>,
-    /// Page-locked host memory, by address.
-    pub(crate) host: HashMap<usize, MmapMut>,
+    pub(crate) code: crate::function::Loaded,
+    pub(crate) host: crate::host::Host,
+    pub(crate) arrays: crate::array::Arrays,
+    pub(crate) physical: crate::vmm::Physical,
+    pub(crate) pools: crate::pool::Pools,
+    pub(crate) ipc: crate::ipc::Ipc,
+    pub(crate) graphs: crate::graph::Graphs,
+    pub(crate) captures: crate::capture::Captures,
+    pub(crate) limits: crate::limit::Limits,
+    /// Managed allocations, by address.
+    pub(crate) managed: std::collections::HashSet<u64>,
 }
 
 #[derive(Clone, Copy)]
@@ -72,25 +79,29 @@ pub(crate) struct EventObject {
     pub(crate) is_timed: bool,
 }
 
-pub(crate) struct ModuleObject {
-    /// Handle of its context.
-    pub(crate) context: usize,
-    /// Name -> handle.
-    pub(crate) functions: HashMap<String, usize>,
-}
-
-pub(crate) struct FunctionObject {
-    pub(crate) module: usize,
-    pub(crate) context: Context,
-    pub(crate) name: CString,
-}
-
 static DRIVER: OnceLock<Driver> = OnceLock::new();
 static STARTING: Mutex<()> = Mutex::new(());
+
+/// Whether calls take no time and are not accounted; known once the driver has started.
+static TIMELESS: AtomicBool = AtomicBool::new(false);
+/// Addresses without time.
+static NEXT_ADDRESS: AtomicU64 = AtomicU64::new(0x0302_0000_0000);
 
 thread_local! {
     /// Handles of contexts of this thread, current last.
     static STACK: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Whether calls take no time and are not accounted.
+#[inline]
+pub(crate) fn is_timeless() -> bool {
+    TIMELESS.load(Ordering::Relaxed)
+}
+
+/// An address that was not given before.
+pub(crate) fn timeless_address(bytes: usize) -> u64 {
+    let step = (bytes as u64).checked_next_multiple_of(512).unwrap_or(512);
+    NEXT_ADDRESS.fetch_add(step, Ordering::Relaxed)
 }
 
 /// The driver after cuInit.
@@ -106,12 +117,23 @@ impl Driver {
         if devices.is_empty() {
             return Err(NO_DEVICE);
         }
+        TIMELESS.store(gpus.timing().mode == NONE, Ordering::Relaxed);
         let process = Process::attach(gpus).map_err(|_| NO_DEVICE)?;
         Ok(Self { process, devices, objects: Mutex::default() })
     }
 
     pub(crate) fn objects(&self) -> MutexGuard<'_, Objects> {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// GPU of a device ordinal.
+    pub(crate) fn gpu(&self, ordinal: i32) -> Result<usize, Code> {
+        usize::try_from(ordinal).ok().and_then(|o| self.devices.get(o)).copied().ok_or(INVALID_DEVICE)
+    }
+
+    /// Device ordinal of a GPU.
+    pub(crate) fn ordinal(&self, gpu: usize) -> i32 {
+        self.devices.iter().position(|device| *device == gpu).map_or(-1, |ordinal| ordinal as i32)
     }
 
     /// The context of this thread, with its handle.
@@ -122,7 +144,7 @@ impl Driver {
 
     /// The context of a stream; null and the two special handles are the current context's.
     pub(crate) fn of_stream(&self, stream: usize) -> Result<(usize, ContextObject), Code> {
-        if stream <= 2 {
+        if stream <= crate::stream::PER_THREAD {
             return self.current();
         }
         let objects = self.objects();

@@ -1,13 +1,19 @@
-//! A libcuda.so.1 over fake-gpu: enough of the CUDA driver API to allocate, copy, launch, time and be asked for symbols.
+//! A libcuda.so.1 over fake-gpu: what a limiter has to deal with of the CUDA driver API, and what programs need beside it.
 //!
 //! * All streams of a context are one queue, so waiting for an event of another stream is always over already.
-//! * Device memory is accounted exactly and has contents, which live in pages of the host as they are written. Copies
-//!   and memsets take no GPU time. Kernels change no memory.
-//! * A kernel's length comes from its name: a function called `spin` takes its first parameter (u64) in nanoseconds, any
-//!   other runs 10 us. Loading a module reads the `.entry` names of PTX text; images without PTX are refused.
-//! * Stream-ordered allocations are charged at once and freed at once.
-//! * Missing: arrays, virtual memory management, memory pools, graphs, IPC, peer access, textures, libraries. Their
-//!   symbols are not exported, and cuGetProcAddress does not find them.
+//! * Device memory is accounted to the byte and has contents, which live in pages of the host as they are written. Kernels
+//!   change no memory. Memsets take the GPU's time, copies that of their context.
+//! * A kernel's length comes from its launch: a function called `spin` takes its first parameter (u64) in nanoseconds, any
+//!   other runs 10 us. So one function can have two lengths. Images that are not PTX text are refused.
+//! * Pools take whole blocks of 2 MiB from the GPU and give them back at the next wait, down to their release threshold.
+//!   Memory of graphs is taken at the first launch or upload and kept until cuDeviceGraphMemTrim.
+//! * Physical memory has a granularity of 2 MiB. What is exported is charged once, to the process that made it as long as
+//!   that holds it. Contents of imported memory are the importer's own.
+//! * Captured streams and the errors of what may not be done meanwhile are as the programming guide says.
+//! * Missing: peer access, textures and surfaces, contents of arrays, multicast, external memory, NVIDIA's private tables.
+//!   Their symbols are not exported, and cuGetProcAddress does not find them.
+//! * Without time ([`fake_gpu::layout::NONE`]) launches, events, linear allocations and reports return at once: nothing is
+//!   checked but that there is a driver, and nothing is accounted.
 //!
 //! Result codes are those of cuda.h. Nothing panics across the boundary: every lookup is checked, and what an argument
 //! cannot be is `CUDA_ERROR_INVALID_VALUE`. A forked child must not use its parent's driver: every call is
@@ -22,20 +28,32 @@
 )]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod array;
 mod attribute;
+mod capture;
 mod code;
 mod context;
 mod copy;
 mod device;
 mod driver;
 mod event;
+mod function;
+mod graph;
 mod host;
+mod ipc;
 mod launch;
+mod legacy;
+mod library;
+mod limit;
 mod memory;
 mod module;
+mod node;
+mod pointer;
+mod pool;
 mod set;
 mod stream;
 mod symbol;
+mod vmm;
 
 pub(crate) use code::*;
 
@@ -86,3 +104,17 @@ macro_rules! twins {
     )*};
 }
 pub(crate) use twins;
+
+/// Functions that do what another does on another default stream: there, stream 0 is the thread's own.
+macro_rules! per_thread {
+    ($($name:ident = $other:ident($($before:ident: $type:ty),*; stream; $($after:ident: $after_type:ty),*);)*) => {$(
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(
+            $($before: $type,)* stream: usize, $($after: $after_type),*
+        ) -> $crate::Code {
+            // SAFETY: the same arguments under the same contract.
+            unsafe { $other($($before,)* $crate::stream::of_thread(stream), $($after),*) }
+        }
+    )*};
+}
+pub(crate) use per_thread;

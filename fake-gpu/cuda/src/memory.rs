@@ -2,32 +2,57 @@
 
 use fake_gpu::Kind;
 
-use crate::driver::driver;
-use crate::{Code, INVALID_VALUE, SUCCESS, code, give, give_if_wanted, of_gpu, twins};
+use crate::capture::refuse_unsafe;
+use crate::driver::{driver, is_timeless, timeless_address};
+use crate::{Code, INVALID_VALUE, SUCCESS, code, give, give_if_wanted, of_gpu};
 
 /// Rows of pitched memory begin at multiples of this, the widest alignment the real driver uses.
 const PITCH: usize = 512;
 
 fn alloc(bytes: usize, kind: Kind) -> Result<u64, Code> {
+    if is_timeless() && kind == Kind::Device {
+        return Ok(timeless_address(bytes));
+    }
     let driver = driver()?;
     let (_, object) = driver.current()?;
     if bytes == 0 {
         return Err(INVALID_VALUE);
     }
-    driver.process.alloc(object.context, bytes as u64, kind).map_err(|e| of_gpu(&e))
+    refuse_unsafe(driver)?;
+    let address = driver.process.alloc(object.context, bytes as u64, kind).map_err(|e| of_gpu(&e))?;
+    if kind == Kind::Managed {
+        driver.objects().managed.insert(address);
+    }
+    Ok(address)
 }
 
-fn free(address: u64, waits: bool) -> Result<(), Code> {
+/// Frees linear memory, what a pool handed out, and what a graph allocated.
+pub(crate) fn free(address: u64, waits: bool) -> Result<(), Code> {
+    if is_timeless() {
+        return Ok(());
+    }
     let driver = driver()?;
-    driver.current()?;
+    let (_, current) = driver.current()?;
     if address == 0 {
         return Ok(());
     }
-    let context = driver.process.context_of(address).ok_or(INVALID_VALUE)?;
     if waits {
+        refuse_unsafe(driver)?;
+        let context = driver.process.context_of(address).unwrap_or(current.context);
         // A free waits for what may still use the memory, as the real one does.
         driver.process.synchronize(context);
     }
+    if crate::pool::free(driver, address) || driver.objects().graphs.memory.free(&driver.process, address) {
+        if waits {
+            crate::pool::settle(driver);
+        }
+        return Ok(());
+    }
+    if crate::ipc::is_opened(driver, address) || driver.objects().physical.mapped.contains_key(&address) {
+        return Err(INVALID_VALUE);
+    }
+    crate::ipc::forget(driver, address);
+    driver.objects().managed.remove(&address);
     driver.process.free(address).then_some(()).ok_or(INVALID_VALUE)
 }
 
@@ -101,21 +126,6 @@ pub unsafe extern "C" fn cuMemAllocManaged(address: *mut u64, bytes: usize, flag
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAllocAsync(address: *mut u64, bytes: usize, stream: usize) -> Code {
-    let make = || {
-        driver()?.of_stream(stream)?;
-        alloc(bytes, Kind::Device)
-    };
-    // SAFETY: the caller's pointer.
-    unsafe { give(address, make) }
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemFreeAsync(address: u64, stream: usize) -> Code {
-    code(driver().and_then(|d| d.of_stream(stream)).and_then(|_| free(address, false)))
-}
-
-#[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemFree_v2(address: u64) -> Code {
     code(free(address, true))
 }
@@ -126,7 +136,11 @@ pub unsafe extern "C" fn cuMemFree(address: u32) -> Code {
 }
 
 fn info() -> Result<(u64, u64), Code> {
+    static TIMELESS: std::sync::OnceLock<(u64, u64)> = std::sync::OnceLock::new();
     let driver = driver()?;
+    if is_timeless() {
+        return Ok(*TIMELESS.get_or_init(|| driver.process.memory(driver.devices[0])));
+    }
     let (_, object) = driver.current()?;
     Ok(driver.process.memory(object.context.gpu()))
 }
@@ -178,7 +192,41 @@ pub unsafe extern "C" fn cuMemGetAddressRange_v2(begin: *mut u64, bytes: *mut us
     }
 }
 
-twins! {
-    cuMemAllocAsync_ptsz = cuMemAllocAsync(address: *mut u64, bytes: usize, stream: usize);
-    cuMemFreeAsync_ptsz = cuMemFreeAsync(address: u64, stream: usize);
+/// `CUmemAttach_flags`, advice and prefetches of managed memory say nothing to a fake: all of it is charged to the GPU.
+fn managed(address: u64, bytes: usize) -> Result<(), Code> {
+    let driver = driver()?;
+    let begin = driver.process.allocation_at(address).map(|(begin, _)| begin).ok_or(INVALID_VALUE)?;
+    let is_managed = driver.objects().managed.contains(&begin);
+    (is_managed && driver.process.holds(address, bytes as u64)).then_some(()).ok_or(INVALID_VALUE)
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemAdvise(address: u64, bytes: usize, _advice: i32, _device: i32) -> Code {
+    code(managed(address, bytes))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemAdvise_v2(address: u64, bytes: usize, _advice: i32, _location: u64) -> Code {
+    code(managed(address, bytes))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemPrefetchAsync(address: u64, bytes: usize, _device: i32, stream: usize) -> Code {
+    code(driver().and_then(|d| d.of_stream(stream)).and_then(|_| managed(address, bytes)))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemPrefetchAsync_v2(
+    address: u64,
+    bytes: usize,
+    _location: u64,
+    _flags: u32,
+    stream: usize,
+) -> Code {
+    code(driver().and_then(|d| d.of_stream(stream)).and_then(|_| managed(address, bytes)))
+}
+
+crate::per_thread! {
+    cuMemPrefetchAsync_ptsz = cuMemPrefetchAsync(address: u64, bytes: usize, device: i32; stream; );
+    cuMemPrefetchAsync_v2_ptsz = cuMemPrefetchAsync_v2(address: u64, bytes: usize, location: u64, flags: u32; stream; );
 }

@@ -1,10 +1,33 @@
 //! Streams: names for the one queue of a context.
 
-use crate::driver::{Driver, StreamObject, driver};
-use crate::{Code, INVALID_HANDLE, INVALID_VALUE, NOT_READY, code, give, twins};
+use crate::capture::{refuse_stream, refuse_unsafe};
+use crate::driver::{Driver, StreamObject, driver, is_timeless};
+use crate::{Code, INVALID_HANDLE, INVALID_VALUE, NOT_READY, code, give, per_thread, twins};
 
 /// `CU_STREAM_NON_BLOCKING`.
 const NON_BLOCKING: u32 = 1;
+
+/// `CU_STREAM_LEGACY`; 0 is the same stream.
+pub(crate) const LEGACY: usize = 1;
+/// `CU_STREAM_PER_THREAD`.
+pub(crate) const PER_THREAD: usize = 2;
+
+/// What the flavours for per-thread default streams take a stream for.
+pub(crate) fn of_thread(stream: usize) -> usize {
+    if stream == 0 { PER_THREAD } else { stream }
+}
+
+thread_local! {
+    static THREAD: u64 = const { 0 };
+}
+
+/// Tells streams apart, those of different threads too.
+pub(crate) fn key(stream: usize) -> usize {
+    match stream {
+        PER_THREAD => THREAD.try_with(|own| &raw const *own as usize | 1).unwrap_or(PER_THREAD),
+        stream => stream,
+    }
+}
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamCreateWithPriority(stream: *mut usize, flags: u32, priority: i32) -> Code {
@@ -32,38 +55,54 @@ pub unsafe extern "C" fn cuStreamCreate(stream: *mut usize, flags: u32) -> Code 
 /// What is queued still runs.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamDestroy_v2(stream: usize) -> Code {
-    code(driver().and_then(|d| d.objects().streams.remove(&stream).map(drop).ok_or(INVALID_HANDLE)))
+    let end = |driver: &Driver| {
+        refuse_stream(driver, stream)?;
+        driver.objects().streams.remove(&stream).map(drop).ok_or(INVALID_HANDLE)
+    };
+    code(driver().and_then(end))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamSynchronize(stream: usize) -> Code {
-    code(driver().and_then(|d| d.of_stream(stream).map(|(_, c)| d.process.synchronize(c.context))))
+    if is_timeless() {
+        return crate::SUCCESS;
+    }
+    let wait = |driver: &Driver| {
+        let (_, object) = driver.of_stream(stream)?;
+        refuse_stream(driver, stream)?;
+        refuse_unsafe(driver)?;
+        driver.process.synchronize(object.context);
+        crate::pool::settle(driver);
+        Ok(())
+    };
+    code(driver().and_then(wait))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamQuery(stream: usize) -> Code {
+    if is_timeless() {
+        return crate::SUCCESS;
+    }
     let query = |driver: &Driver| {
         let (_, object) = driver.of_stream(stream)?;
+        refuse_stream(driver, stream)?;
+        refuse_unsafe(driver)?;
         if driver.process.is_idle(object.context) { Ok(()) } else { Err(NOT_READY) }
     };
     code(driver().and_then(query))
 }
 
-/// One queue is always in order: there is nothing to wait for.
+/// One queue is always in order: there is nothing to wait for, but for captures.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuStreamWaitEvent(stream: usize, event: usize, _flags: u32) -> Code {
     let wait = |driver: &Driver| {
         driver.of_stream(stream)?;
-        driver.objects().events.contains_key(&event).then_some(()).ok_or(INVALID_HANDLE)
+        if !driver.objects().events.contains_key(&event) {
+            return Err(INVALID_HANDLE);
+        }
+        crate::capture::wait(driver, stream, event).map(drop)
     };
     code(driver().and_then(wait))
-}
-
-/// `CU_STREAM_CAPTURE_STATUS_NONE`.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuStreamIsCapturing(stream: usize, status: *mut i32) -> Code {
-    // SAFETY: the caller's pointer.
-    unsafe { give(status, || driver()?.of_stream(stream).map(|_| 0)) }
 }
 
 #[unsafe(no_mangle)]
@@ -93,11 +132,13 @@ pub unsafe extern "C" fn cuStreamGetPriority(stream: usize, priority: *mut i32) 
 
 twins! {
     cuStreamDestroy = cuStreamDestroy_v2(stream: usize);
-    cuStreamSynchronize_ptsz = cuStreamSynchronize(stream: usize);
-    cuStreamQuery_ptsz = cuStreamQuery(stream: usize);
-    cuStreamWaitEvent_ptsz = cuStreamWaitEvent(stream: usize, event: usize, flags: u32);
-    cuStreamIsCapturing_ptsz = cuStreamIsCapturing(stream: usize, status: *mut i32);
-    cuStreamGetCtx_ptsz = cuStreamGetCtx(stream: usize, context: *mut usize);
-    cuStreamGetFlags_ptsz = cuStreamGetFlags(stream: usize, flags: *mut u32);
-    cuStreamGetPriority_ptsz = cuStreamGetPriority(stream: usize, priority: *mut i32);
+}
+
+per_thread! {
+    cuStreamSynchronize_ptsz = cuStreamSynchronize(; stream; );
+    cuStreamQuery_ptsz = cuStreamQuery(; stream; );
+    cuStreamWaitEvent_ptsz = cuStreamWaitEvent(; stream; event: usize, flags: u32);
+    cuStreamGetCtx_ptsz = cuStreamGetCtx(; stream; context: *mut usize);
+    cuStreamGetFlags_ptsz = cuStreamGetFlags(; stream; flags: *mut u32);
+    cuStreamGetPriority_ptsz = cuStreamGetPriority(; stream; priority: *mut i32);
 }
