@@ -1,5 +1,7 @@
 //! A driver root of fakes in a folder, and programs run on it.
-#![allow(dead_code, reason = "each suite uses its part")]
+#![allow(dead_code, unused_imports, reason = "each suite uses its part")]
+
+pub(crate) mod cuda;
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
@@ -30,6 +32,13 @@ impl Node {
             panic!("{error}: run `cargo build -p fake-cuda -p fake-nvml -p fake-nvidia-smi` first");
         }
         Self { folder }
+    }
+
+    /// With GPUs described by the text of a file.
+    pub(crate) fn described(text: &str) -> Self {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        Self::new(file.path().to_str().unwrap())
     }
 
     pub(crate) fn path(&self, below: &str) -> PathBuf {

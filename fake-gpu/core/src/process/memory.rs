@@ -148,7 +148,7 @@ impl Process {
     pub fn reserve(&self, bytes: u64, align: u64) -> Option<u64> {
         let mut own = self.own();
         let address = own.next.checked_next_multiple_of(align.max(GRANULE))?;
-        own.next = address.checked_add(bytes.max(GRANULE))?.checked_next_multiple_of(GRANULE)?;
+        own.next = address.checked_add(bytes)?.checked_next_multiple_of(GRANULE)?.checked_add(GRANULE)?;
         Some(address)
     }
 
@@ -237,7 +237,8 @@ impl Process {
 impl Own {
     /// An address for a store; `None` if there is no such address or no host memory.
     fn place(&mut self, store: &Store, kind: Kind) -> Option<u64> {
-        let step = store.bytes.max(GRANULE);
+        // A gap between allocations: no access reaches from one into the next.
+        let step = store.bytes.checked_add(GRANULE)?;
         match kind {
             Kind::Device => {
                 let address = self.next;
@@ -251,7 +252,7 @@ impl Own {
                 self.next_narrow = end;
                 Some(address)
             }
-            Kind::Managed => Some(store.contents().write(step, 0, 1).ok()?.as_ptr() as u64),
+            Kind::Managed => Some(store.contents().write(store.bytes, 0, 1).ok()?.as_ptr() as u64),
         }
     }
 
