@@ -24,9 +24,15 @@ pub(crate) struct Args {
     /// Length of a kernel in microseconds.
     #[arg(long, default_value_t = 5_000)]
     kernel_micros: u64,
+    /// Lengths of kernels in microseconds, in turn: one function whose launches differ.
+    #[arg(long, value_delimiter = ',', conflicts_with_all = ["kernel_ms", "kernel_micros"])]
+    lengths_micros: Vec<u64>,
     /// How long to go on; without it until SIGTERM.
     #[arg(long)]
     seconds: Option<f64>,
+    /// How many kernels to launch; without it as many as there is time for.
+    #[arg(long)]
+    kernels: Option<u64>,
     /// How to launch.
     #[arg(long, value_enum, default_value_t = Pattern::Stream)]
     pattern: Pattern,
@@ -62,6 +68,9 @@ struct Run<'a> {
     first: Event,
     last: Option<Event>,
     kernels: u64,
+    launched: u64,
+    /// Of the kernels launched.
+    nanos: u64,
 }
 
 impl Run<'_> {
@@ -73,6 +82,8 @@ impl Run<'_> {
         self.cuda.spin(function, nanos)?;
         self.cuda.record(end)?;
         self.under_way.push_back(end);
+        self.launched += 1;
+        self.nanos = self.nanos.saturating_add(nanos);
         Ok(())
     }
 
@@ -93,7 +104,12 @@ impl Run<'_> {
 }
 
 pub(crate) fn run(args: &Args, stop: &Stop) -> Result<(), CudaError> {
-    let nanos = args.kernel_ms.unwrap_or(args.kernel_micros.saturating_mul(1_000));
+    let one = args.kernel_ms.unwrap_or(args.kernel_micros.saturating_mul(1_000));
+    let several = args.lengths_micros.iter().map(|micros| micros.saturating_mul(1_000));
+    let mut lengths = several.collect::<Vec<u64>>();
+    if lengths.is_empty() {
+        lengths.push(one);
+    }
     let depth = if args.sync || args.pattern == Pattern::Sync { 1 } else { usize::from(args.depth) };
     let cuda = Cuda::load()?;
     cuda.use_device(args.device)?;
@@ -106,15 +122,19 @@ pub(crate) fn run(args: &Args, stop: &Stop) -> Result<(), CudaError> {
     let first = cuda.event()?;
     cuda.record(first)?;
     let (under_way, idle) = (VecDeque::new(), Vec::new());
-    let mut run = Run { cuda: &cuda, under_way, idle, first, last: None, kernels: 0 };
-    while length.is_none_or(|length| begin.elapsed() < length) && !stop.has_come() {
+    let mut run = Run { cuda: &cuda, under_way, idle, first, last: None, kernels: 0, launched: 0, nanos: 0 };
+    for nanos in lengths.into_iter().cycle() {
+        let is_over = length.is_some_and(|length| begin.elapsed() >= length);
+        if is_over || args.kernels.is_some_and(|most| run.launched >= most) || stop.has_come() {
+            break;
+        }
         run.settle(depth - 1)?;
         run.launch(function, nanos)?;
     }
     run.settle(0)?;
     say(&json!({
         "kernels": run.kernels,
-        "gpuNanos": run.kernels * nanos,
+        "gpuNanos": run.nanos,
         "elapsedGpuNanos": run.elapsed_nanos()?,
         "seconds": begin.elapsed().as_secs_f64(),
     }))

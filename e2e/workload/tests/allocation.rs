@@ -55,10 +55,14 @@ fn arrays_of_every_dimension_and_their_levels_are_charged_once() {
     let (mut array, mut mipmap, mut level) = (0usize, 0usize, 0usize);
     for (w, h, d) in [(65_536, 0, 0), (256, 256, 0), (64, 32, 32)] {
         let wanted = shape(w, h, d);
-        assert_eq!(cu!(cuda, cuArray3DCreate_v2(&raw mut array => *mut usize, wanted.as_ptr() => *const u64)), 0);
+        assert_eq!(
+            cu!(cuda, cuArray3DCreate_v2(&raw mut array => *mut usize, wanted.as_ptr() => *const u64)),
+            0
+        );
         assert_eq!(cuda.free_bytes(), T4 - MIB, "{w} {h} {d}");
         let mut need = [0u64; 4];
-        let asked = cu!(cuda, cuArrayGetMemoryRequirements(need.as_mut_ptr() => *mut u64, array => usize, 0 => i32));
+        let asked =
+            cu!(cuda, cuArrayGetMemoryRequirements(need.as_mut_ptr() => *mut u64, array => usize, 0 => i32));
         assert_eq!((asked, need[0]), (0, MIB));
         assert_eq!(cu!(cuda, cuArrayDestroy(array => usize)), 0);
         assert_eq!(cuda.free_bytes(), T4);
@@ -66,15 +70,24 @@ fn arrays_of_every_dimension_and_their_levels_are_charged_once() {
     let flat = [256u64, 256, 0x20 | 4 << 32];
     assert_eq!(cu!(cuda, cuArrayCreate_v2(&raw mut array => *mut usize, flat.as_ptr() => *const u64)), 0);
     let wanted = shape(256, 256, 0);
-    assert_eq!(cu!(cuda, cuMipmappedArrayCreate(&raw mut mipmap => *mut usize, wanted.as_ptr() => *const u64, 3 => u32)), 0);
+    assert_eq!(
+        cu!(cuda, cuMipmappedArrayCreate(&raw mut mipmap => *mut usize, wanted.as_ptr() => *const u64, 3 => u32)),
+        0
+    );
     // 1 MiB, 256 KiB and 64 KiB.
     assert_eq!(cuda.free_bytes(), T4 - MIB - (MIB + MIB / 4 + MIB / 16));
-    assert_eq!(cu!(cuda, cuMipmappedArrayGetLevel(&raw mut level => *mut usize, mipmap => usize, 2 => u32)), 0);
+    assert_eq!(
+        cu!(cuda, cuMipmappedArrayGetLevel(&raw mut level => *mut usize, mipmap => usize, 2 => u32)),
+        0
+    );
     assert_eq!(cu!(cuda, cuArrayDestroy(level => usize)), 400);
     assert_eq!(cu!(cuda, cuMipmappedArrayDestroy(mipmap => usize)), 0);
     assert_eq!(cuda.free_bytes(), T4 - MIB);
     let too_much = shape(1 << 17, 1 << 15, 0);
-    assert_eq!(cu!(cuda, cuArray3DCreate_v2(&raw mut mipmap => *mut usize, too_much.as_ptr() => *const u64)), 2);
+    assert_eq!(
+        cu!(cuda, cuArray3DCreate_v2(&raw mut mipmap => *mut usize, too_much.as_ptr() => *const u64)),
+        2
+    );
     let wrong = [256u64, 256, 0, 0x77 | 1 << 32, 0];
     assert_eq!(cu!(cuda, cuArray3DCreate_v2(&raw mut mipmap => *mut usize, wrong.as_ptr() => *const u64)), 1);
 }
@@ -215,7 +228,10 @@ fn memory_is_opened_by_other_processes_and_paid_for_by_its_owner() {
     assert_eq!(cu!(owner, cuIpcGetMemHandle([0u64; 8].as_mut_ptr() => *mut u64, managed => u64)), 1);
     // What is its own cannot be opened.
     let mut opened = 0u64;
-    assert_eq!(cu!(owner, cuIpcOpenMemHandle_v2(&raw mut opened => *mut u64, handle => [u64; 8], 1 => u32)), 201);
+    assert_eq!(
+        cu!(owner, cuIpcOpenMemHandle_v2(&raw mut opened => *mut u64, handle => [u64; 8], 1 => u32)),
+        201
+    );
     // SAFETY: the child uses none of its parent's locks but the allocator's, which glibc repairs, and ends by _exit.
     let child = unsafe { libc::fork() };
     if child == 0 {
@@ -275,7 +291,10 @@ fn what_is_known_of_an_address_can_be_asked() {
         let code = cu!(cuda, cuPointerGetAttribute(to => *mut c_void, attribute => i32, address => u64));
         (code, value)
     };
-    assert_eq!([2, 8, 9, 11, 12].map(|a| ask(a, address + 100)), [(0, 2), (0, 0), (0, 0), (0, address), (0, 4096)]);
+    assert_eq!(
+        [2, 8, 9, 11, 12].map(|a| ask(a, address + 100)),
+        [(0, 2), (0, 0), (0, 0), (0, address), (0, 4096)]
+    );
     let (mut host, mut managed) = (0usize, 0u64);
     assert_eq!(cu!(cuda, cuMemAllocHost_v2(&raw mut host => *mut usize, 4096 => usize)), 0);
     assert_eq!(cu!(cuda, cuMemAllocManaged(&raw mut managed => *mut u64, 4096 => usize, 1 => u32)), 0);

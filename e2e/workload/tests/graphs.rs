@@ -61,7 +61,10 @@ fn add_alloc(cuda: &Cuda, graph: usize, before: &[usize], bytes: u64) -> (usize,
 
 fn instantiate(cuda: &Cuda, graph: usize, flags: u64) -> usize {
     let mut exec = 0usize;
-    assert_eq!(cu!(cuda, cuGraphInstantiateWithFlags(&raw mut exec => *mut usize, graph => usize, flags => u64)), 0);
+    assert_eq!(
+        cu!(cuda, cuGraphInstantiateWithFlags(&raw mut exec => *mut usize, graph => usize, flags => u64)),
+        0
+    );
     exec
 }
 
@@ -116,7 +119,10 @@ fn a_launch_takes_as_long_as_the_graphs_kernels_and_memsets() {
     cuda.synchronize();
     assert_eq!(busy(&node), 2 * (42_000 + 10_000));
     let mut byte = [0u8];
-    assert_eq!(cu!(cuda, cuMemcpyDtoH_v2(byte.as_mut_ptr() => *mut u8, target + 2_999_999 => u64, 1 => usize)), 0);
+    assert_eq!(
+        cu!(cuda, cuMemcpyDtoH_v2(byte.as_mut_ptr() => *mut u8, target + 2_999_999 => u64, 1 => usize)),
+        0
+    );
     assert_eq!(byte, [7]);
     assert_eq!(cu!(cuda, cuGraphExecDestroy(exec => usize)), 0);
     assert_eq!((run(&cuda, exec), cu!(cuda, cuGraphDestroy(graph => usize))), (1, 0));
@@ -132,8 +138,14 @@ fn an_executable_can_be_updated_by_a_graph_of_the_same_form() {
     add_kernel(&cuda, two, &[], spin, 5_000);
     let exec = instantiate(&cuda, one, 0);
     let mut result = [0u64; 3];
-    assert_eq!(cu!(cuda, cuGraphExecUpdate_v2(exec => usize, two => usize, result.as_mut_ptr() => *mut u64)), 0);
-    assert_eq!(cu!(cuda, cuGraphExecUpdate_v2(exec => usize, other => usize, result.as_mut_ptr() => *mut u64)), 910);
+    assert_eq!(
+        cu!(cuda, cuGraphExecUpdate_v2(exec => usize, two => usize, result.as_mut_ptr() => *mut u64)),
+        0
+    );
+    assert_eq!(
+        cu!(cuda, cuGraphExecUpdate_v2(exec => usize, other => usize, result.as_mut_ptr() => *mut u64)),
+        910
+    );
     assert_eq!(run(&cuda, exec), 0);
     cuda.synchronize();
     assert_eq!((busy(&node), result[0] as u32), (5_000, 2));
@@ -206,7 +218,10 @@ fn what_a_captured_stream_is_given_runs_with_the_graph() {
     assert_eq!((code, made, state(&cuda, stream), state(&cuda, other)), (0, graph, 0, 0));
     assert_eq!((busy(&node), cuda.free_bytes()), (0, T4));
     let mut nodes = 0usize;
-    assert_eq!(cu!(cuda, cuGraphGetNodes(graph => usize, std::ptr::null_mut() => *mut usize, &raw mut nodes => *mut usize)), 0);
+    assert_eq!(
+        cu!(cuda, cuGraphGetNodes(graph => usize, std::ptr::null_mut() => *mut usize, &raw mut nodes => *mut usize)),
+        0
+    );
     let exec = instantiate(&cuda, graph, 0);
     assert_eq!((nodes, run(&cuda, exec)), (4, 0));
     cuda.synchronize();
@@ -231,7 +246,10 @@ fn waiting_for_a_capture_invalidates_it() {
     }
     // An event of a capture stands for no moment; asking does no harm.
     assert_eq!((begin(&cuda, stream, 2), cu!(cuda, cuEventRecord(event => usize, stream => usize))), (0, 0));
-    assert_eq!([cu!(cuda, cuEventQuery(event => usize)), cu!(cuda, cuEventSynchronize(event => usize))], [907; 2]);
+    assert_eq!(
+        [cu!(cuda, cuEventQuery(event => usize)), cu!(cuda, cuEventSynchronize(event => usize))],
+        [907; 2]
+    );
     assert_eq!(end(&cuda, stream).0, 0);
 }
 
@@ -263,7 +281,10 @@ fn a_global_capture_forbids_calls_that_may_wait_to_every_thread_and_a_relaxed_on
     };
     // (mode, allocation in the thread, query of another event in a strict and in a relaxed other thread, end)
     for (mode, own, strict, relaxed, ends) in [(0, 900, 0, 0, 901), (1, 900, 0, 0, 901), (2, 0, 0, 0, 0)] {
-        assert_eq!((begin(&cuda, stream, mode), alloc(), elsewhere(0), elsewhere(2)), (0, own, strict, relaxed));
+        assert_eq!(
+            (begin(&cuda, stream, mode), alloc(), elsewhere(0), elsewhere(2)),
+            (0, own, strict, relaxed)
+        );
         assert_eq!(end(&cuda, stream).0, ends, "mode {mode}");
     }
     for (mode, strict, ends) in [(0, 900, 901), (1, 0, 0)] {
@@ -315,7 +336,10 @@ fn kernels_of_libraries_run_in_any_context_and_load_when_they_are_first_used() {
         &raw mut library => *mut usize, node::cuda::PTX.as_ptr().cast() => *const c_void, none => *mut c_void, none => *mut c_void,
         0 => u32, none => *mut c_void, none => *mut c_void, 0 => u32));
     assert_eq!(code, 0);
-    assert_eq!(cu!(cuda, cuLibraryGetKernel(&raw mut kernel => *mut usize, library => usize, c"spin".as_ptr().cast() => *const u8)), 0);
+    assert_eq!(
+        cu!(cuda, cuLibraryGetKernel(&raw mut kernel => *mut usize, library => usize, c"spin".as_ptr().cast() => *const u8)),
+        0
+    );
     assert_eq!(cuda.free_bytes(), T4);
     assert_eq!(cuda.launch(kernel, 3_000), 0);
     assert_eq!(cuda.free_bytes(), T4 - 2 * MIB);
@@ -352,7 +376,10 @@ fn launches_of_every_kind_take_their_time() {
     assert_eq!(cu!(cuda, cuFuncSetBlockShape(spin => usize, 32 => i32, 1 => i32, 1 => i32)), 0);
     assert_eq!(cu!(cuda, cuParamSeti(spin => usize, 0 => i32, 5_000 => u32)), 0);
     assert_eq!(cu!(cuda, cuParamSetSize(spin => usize, 8 => u32)), 0);
-    assert_eq!((cu!(cuda, cuLaunch(spin => usize)), cu!(cuda, cuLaunchGrid(spin => usize, 0 => i32, 1 => i32))), (0, 1));
+    assert_eq!(
+        (cu!(cuda, cuLaunch(spin => usize)), cu!(cuda, cuLaunchGrid(spin => usize, 0 => i32, 1 => i32))),
+        (0, 1)
+    );
     cuda.synchronize();
     assert_eq!(busy(&node), 3_000 + 5_000);
 }

@@ -80,7 +80,8 @@ fn hand_over(file: &mut Layout) {
     if clock.running != 0 || clock.joined < file.header.timing.participants {
         return;
     }
-    let waiting = (0..threads(file)).filter(|i| file.threads[*i].used != 0 && file.threads[*i].state == WAITS);
+    let waiting =
+        (0..threads(file)).filter(|i| file.threads[*i].used != 0 && file.threads[*i].state == WAITS);
     let first = waiting.min_by_key(|i| {
         let thread = &file.threads[*i];
         (thread.wake_at.max(file.header.clock.now), thread.rank, thread.number)
@@ -199,7 +200,10 @@ impl Gpus {
         let opening = &self.opening;
         let known = ATTACHED.try_with(|attached| {
             let attached = attached.borrow();
-            attached.iter().find(|a| a.id == opening.id && a.process == std::process::id()).map(|a| (a.index, a.number))
+            attached
+                .iter()
+                .find(|a| a.id == opening.id && a.process == std::process::id())
+                .map(|a| (a.index, a.number))
         });
         let mut locked = self.lock();
         if let Ok(Some((index, number))) = known
@@ -213,7 +217,9 @@ impl Gpus {
             locked.threads[index].state = WAITS;
         }
         reap_threads(&mut locked, opening);
-        let free = |i: &usize| locked.threads[*i].used == 0 && lock::try_take(&opening.file, THREAD_LOCKS + *i as i64);
+        let free = |i: &usize| {
+            locked.threads[*i].used == 0 && lock::try_take(&opening.file, THREAD_LOCKS + *i as i64)
+        };
         let index = (0..MAX_THREADS).find(free).expect("there are more thread records than threads");
         let number = locked.header.clock.attached + 1;
         locked.header.clock.attached = number;

@@ -19,7 +19,12 @@ impl Locked<'_> {
     ///
     /// # Errors
     /// [`FakeGpuError::Full`].
-    pub(crate) fn export(&mut self, slot: usize, gpu: Option<usize>, bytes: u64) -> Result<u64, FakeGpuError> {
+    pub(crate) fn export(
+        &mut self,
+        slot: usize,
+        gpu: Option<usize>,
+        bytes: u64,
+    ) -> Result<u64, FakeGpuError> {
         let free = (0..MAX_EXPORTS).find(|i| self.exports[*i].number == 0);
         let index = free.ok_or(FakeGpuError::Full("exports"))?;
         let number = self.header.exported + 1;

@@ -166,7 +166,11 @@ impl Process {
         self.gpus.spend(self.gpus.timing().launch);
         let length = self.length_of(context.gpu, bytes, kind == COPY);
         if length == 0 {
-            return if self.gpus.lock().gpus[context.gpu].xid == OFF_THE_BUS { Err(FakeGpuError::Lost) } else { Ok(()) };
+            return if self.gpus.lock().gpus[context.gpu].xid == OFF_THE_BUS {
+                Err(FakeGpuError::Lost)
+            } else {
+                Ok(())
+            };
         }
         self.queue(context, Item { length, stamp: 0, kind }).map(drop)
     }

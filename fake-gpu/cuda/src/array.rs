@@ -143,7 +143,10 @@ impl Shape {
     /// Bytes of so many levels; `None` for what cannot be.
     fn bytes(&self, levels: u32) -> Option<u64> {
         let element = self.channel()? * u64::from(self.channels);
-        if !matches!(self.channels, 1 | 2 | 4) || self.width == 0 || !(1..=self.most_levels()).contains(&levels) {
+        if !matches!(self.channels, 1 | 2 | 4)
+            || self.width == 0
+            || !(1..=self.most_levels()).contains(&levels)
+        {
             return None;
         }
         let is_flat = self.height == 0 && self.depth != 0 && !self.is_layered();
@@ -227,7 +230,11 @@ pub unsafe extern "C" fn cuArrayDestroy(array: usize) -> Code {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMipmappedArrayCreate(mipmap: *mut usize, shape: *const Shape, levels: u32) -> Code {
+pub unsafe extern "C" fn cuMipmappedArrayCreate(
+    mipmap: *mut usize,
+    shape: *const Shape,
+    levels: u32,
+) -> Code {
     // SAFETY: the caller's pointer.
     let Some(shape) = (unsafe { shape.as_ref() }) else { return INVALID_VALUE };
     let create = || {
@@ -307,7 +314,11 @@ fn requirements(array: &Array) -> Requirements {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuArrayGetMemoryRequirements(found: *mut Requirements, array: usize, device: i32) -> Code {
+pub unsafe extern "C" fn cuArrayGetMemoryRequirements(
+    found: *mut Requirements,
+    array: usize,
+    device: i32,
+) -> Code {
     let find = || {
         let driver = driver()?;
         driver.gpu(device)?;

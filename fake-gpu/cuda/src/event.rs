@@ -2,7 +2,9 @@
 
 use crate::capture::{self, Target, refuse_unsafe};
 use crate::driver::{Driver, EventObject, driver, is_timeless};
-use crate::{CAPTURED_EVENT, Code, INVALID_HANDLE, INVALID_VALUE, NOT_READY, code, give, of_gpu, per_thread, twins};
+use crate::{
+    CAPTURED_EVENT, Code, INVALID_HANDLE, INVALID_VALUE, NOT_READY, code, give, of_gpu, per_thread, twins,
+};
 
 /// `CU_EVENT_DISABLE_TIMING`.
 const DISABLE_TIMING: u32 = 2;

@@ -151,8 +151,7 @@ pub unsafe extern "C" fn cuFuncGetName(name: *mut *const c_char, function: usize
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuFuncGetModule(module: *mut usize, function: usize) -> Code {
-    let find =
-        || driver()?.objects().code.functions.get(&function).map(|f| f.module).ok_or(INVALID_HANDLE);
+    let find = || driver()?.objects().code.functions.get(&function).map(|f| f.module).ok_or(INVALID_HANDLE);
     // SAFETY: the caller's pointer.
     unsafe { give(module, find) }
 }

@@ -47,7 +47,9 @@ impl Graphs {
         let mut rest = self.graphs.get(&graph).ok_or(INVALID_HANDLE)?.clone();
         let (mut done, mut sorted) = (HashSet::new(), Vec::new());
         while !rest.is_empty() {
-            let is_free = |handle: &usize| self.nodes.get(handle).is_none_or(|n| n.before.iter().all(|b| done.contains(b)));
+            let is_free = |handle: &usize| {
+                self.nodes.get(handle).is_none_or(|n| n.before.iter().all(|b| done.contains(b)))
+            };
             let (free, waiting): (Vec<usize>, Vec<usize>) = rest.iter().partition(|handle| is_free(handle));
             if free.is_empty() {
                 // A circle.
@@ -166,8 +168,7 @@ pub unsafe extern "C" fn cuGraphNodeGetType(node: usize, kind: *mut i32) -> Code
 pub unsafe extern "C" fn cuGraphDestroyNode(node: usize) -> Code {
     let end = |driver: &Driver| {
         let mut objects = driver.objects();
-        let is_memory =
-            |n: &Node| matches!(n.kind, Kind::Alloc { .. } | Kind::Free(_));
+        let is_memory = |n: &Node| matches!(n.kind, Kind::Alloc { .. } | Kind::Free(_));
         if objects.graphs.nodes.get(&node).ok_or(INVALID_VALUE).map(is_memory)? {
             return Err(NOT_SUPPORTED);
         }
@@ -364,7 +365,9 @@ pub unsafe extern "C" fn cuGraphGetEdges(
     let edges = driver().and_then(|driver| {
         let objects = driver.objects();
         let nodes = objects.graphs.graphs.get(&graph).ok_or(INVALID_VALUE)?;
-        let of = |node: &usize| objects.graphs.nodes.get(node).map(|n| n.before.iter().map(|b| (*b, *node)).collect());
+        let of = |node: &usize| {
+            objects.graphs.nodes.get(node).map(|n| n.before.iter().map(|b| (*b, *node)).collect())
+        };
         Ok(nodes.iter().filter_map(of).collect::<Vec<Vec<(usize, usize)>>>().concat())
     });
     let edges = match edges {

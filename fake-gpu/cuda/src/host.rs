@@ -7,8 +7,8 @@ use memmap2::MmapMut;
 use crate::capture::refuse_unsafe;
 use crate::driver::{Driver, driver};
 use crate::{
-    Code, HOST_MEMORY_ALREADY_REGISTERED, HOST_MEMORY_NOT_REGISTERED, INVALID_VALUE, OUT_OF_MEMORY, code, give,
-    twins,
+    Code, HOST_MEMORY_ALREADY_REGISTERED, HOST_MEMORY_NOT_REGISTERED, INVALID_VALUE, OUT_OF_MEMORY, code,
+    give, twins,
 };
 
 /// What is page-locked, by address.

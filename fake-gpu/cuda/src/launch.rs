@@ -211,7 +211,9 @@ pub unsafe extern "C" fn cuLaunchKernelEx_ptsz(
         return crate::SUCCESS;
     }
     // SAFETY: the caller's pointers, the first not null.
-    code(unsafe { launch_ex(&*config, function, parameters, extra, crate::stream::of_thread((*config).stream)) })
+    code(unsafe {
+        launch_ex(&*config, function, parameters, extra, crate::stream::of_thread((*config).stream))
+    })
 }
 
 /// `CUlaunchAttribute`: 8 bytes of id and padding, 64 of value. 2 is for cooperative launches.
@@ -234,7 +236,8 @@ unsafe fn launch_ex(
     }
     let words = config.attributes.cast::<u32>();
     // SAFETY: the caller gives so many attributes.
-    let attribute = |at: usize| unsafe { (*words.add(at * ATTRIBUTE_WORDS), *words.add(at * ATTRIBUTE_WORDS + 2)) };
+    let attribute =
+        |at: usize| unsafe { (*words.add(at * ATTRIBUTE_WORDS), *words.add(at * ATTRIBUTE_WORDS + 2)) };
     if (0..config.count as usize).map(attribute).any(|(id, value)| id == COOPERATIVE && value != 0) {
         check_cooperative(driver, stream, &shape)?;
     }
@@ -297,7 +300,9 @@ pub unsafe extern "C" fn cuLaunchHostFunc(stream: usize, function: usize, data: 
             return Err(INVALID_VALUE);
         }
         match target(driver, stream)? {
-            Target::Graph(id) => crate::capture::add(driver, id, stream, Kind::Host { function, data }).map(drop),
+            Target::Graph(id) => {
+                crate::capture::add(driver, id, stream, Kind::Host { function, data }).map(drop)
+            }
             Target::Queue(object) => {
                 // SAFETY: the caller's function and data.
                 unsafe { call_host(driver, object.context, function, data) };

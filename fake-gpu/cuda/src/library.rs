@@ -77,11 +77,7 @@ pub unsafe extern "C" fn cuLibraryUnload(library: usize) -> Code {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuLibraryGetKernel(
-    kernel: *mut usize,
-    library: usize,
-    name: *const c_char,
-) -> Code {
+pub unsafe extern "C" fn cuLibraryGetKernel(kernel: *mut usize, library: usize, name: *const c_char) -> Code {
     if name.is_null() {
         return INVALID_VALUE;
     }

@@ -13,13 +13,20 @@ pub(crate) enum Kind {
     Kernel(u64),
     Copy(crate::copy::Transfer),
     Set(crate::set::Set),
-    Host { function: usize, data: usize },
+    Host {
+        function: usize,
+        data: usize,
+    },
     Child(usize),
     Empty,
     Wait,
     Record(usize),
     /// GPU, bytes as asked, address.
-    Alloc { gpu: usize, bytes: u64, address: u64 },
+    Alloc {
+        gpu: usize,
+        bytes: u64,
+        address: u64,
+    },
     Free(u64),
 }
 
@@ -67,8 +74,16 @@ impl KernelParams {
         }
         let none = std::ptr::null_mut();
         let (function, shared, kernel, context) = (0, 0, 0, 0);
-        let mut params =
-            Self { function, grid: [0; 3], block: [0; 3], shared, parameters: none, extra: none, kernel, context };
+        let mut params = Self {
+            function,
+            grid: [0; 3],
+            block: [0; 3],
+            shared,
+            parameters: none,
+            extra: none,
+            kernel,
+            context,
+        };
         let to = (&raw mut params).cast::<u8>();
         // SAFETY: both are valid for so many bytes, and any bytes are a value of the structure.
         unsafe { to.copy_from_nonoverlapping(from.cast(), bytes.min(size_of::<Self>())) };
@@ -145,8 +160,14 @@ mod tests {
 
     #[test]
     fn structures_are_those_of_cuda_h() {
-        assert_eq!((size_of::<KernelParams>(), std::mem::offset_of!(KernelParams, kernel)), (72, KERNEL_PARAMS_V1));
-        assert_eq!((size_of::<SetParams>(), size_of::<AllocParams>(), size_of::<NodeParams>()), (40, 120, 256));
+        assert_eq!(
+            (size_of::<KernelParams>(), std::mem::offset_of!(KernelParams, kernel)),
+            (72, KERNEL_PARAMS_V1)
+        );
+        assert_eq!(
+            (size_of::<SetParams>(), size_of::<AllocParams>(), size_of::<NodeParams>()),
+            (40, 120, 256)
+        );
         assert_eq!(std::mem::offset_of!(AllocParams, bytes), 104);
     }
 }

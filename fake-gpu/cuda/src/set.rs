@@ -45,7 +45,9 @@ impl Set {
             // Pieces of memory begin and end at whole elements: both are aligned.
             let put = |there: &mut [u8]| match &self.pattern[..] {
                 [byte] => there.fill(*byte),
-                pattern => there.chunks_exact_mut(pattern.len()).for_each(|chunk| chunk.copy_from_slice(pattern)),
+                pattern => {
+                    there.chunks_exact_mut(pattern.len()).for_each(|chunk| chunk.copy_from_slice(pattern))
+                }
             };
             changed(driver.process.write(to, row, put))?;
         }

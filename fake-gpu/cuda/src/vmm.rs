@@ -121,7 +121,12 @@ pub unsafe extern "C" fn cuMemGetAllocationGranularity(
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemCreate(handle: *mut u64, bytes: usize, props: *const Props, flags: u64) -> Code {
+pub unsafe extern "C" fn cuMemCreate(
+    handle: *mut u64,
+    bytes: usize,
+    props: *const Props,
+    flags: u64,
+) -> Code {
     // SAFETY: the caller's pointer.
     let Some(props) = (unsafe { props.as_ref() }) else { return INVALID_VALUE };
     let make = || {
@@ -258,7 +263,13 @@ impl Physical {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemMap(address: u64, bytes: usize, offset: usize, handle: u64, flags: u64) -> Code {
+pub unsafe extern "C" fn cuMemMap(
+    address: u64,
+    bytes: usize,
+    offset: usize,
+    handle: u64,
+    flags: u64,
+) -> Code {
     let map = |driver: &Driver| {
         let bytes = whole(bytes)?;
         let mut objects = driver.objects();
@@ -299,7 +310,12 @@ pub unsafe extern "C" fn cuMemUnmap(address: u64, bytes: usize) -> Code {
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemSetAccess(address: u64, bytes: usize, access: *const Access, count: usize) -> Code {
+pub unsafe extern "C" fn cuMemSetAccess(
+    address: u64,
+    bytes: usize,
+    access: *const Access,
+    count: usize,
+) -> Code {
     if access.is_null() || count == 0 {
         return INVALID_VALUE;
     }

@@ -161,7 +161,8 @@ impl Process {
         if before.is_some_and(|(begin, span)| begin + span.bytes > address) {
             return false;
         }
-        own.live.insert(address, Span { gpu, context: None, bytes, charged: 0, store: store.clone(), offset });
+        own.live
+            .insert(address, Span { gpu, context: None, bytes, charged: 0, store: store.clone(), offset });
         true
     }
 

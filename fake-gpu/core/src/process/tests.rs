@@ -275,7 +275,11 @@ fn a_store_can_be_mapped_at_several_addresses_and_stores_lie_side_by_side() {
     assert!(process.map(0, base + 2 * MIB, MIB, &one, 0));
     // Across the border, and seen again through the third.
     let mut put = [1u8, 2, 3, 4].into_iter();
-    assert!(process.write(base + MIB - 2, 4, |part| part.iter_mut().for_each(|b| *b = put.next().unwrap())).unwrap());
+    assert!(
+        process
+            .write(base + MIB - 2, 4, |part| part.iter_mut().for_each(|b| *b = put.next().unwrap()))
+            .unwrap()
+    );
     let (mut border, mut end) = ([0; 4], [0; 2]);
     assert!(process.read(base + MIB - 2, &mut border) && process.read(base + 3 * MIB - 2, &mut end));
     assert_eq!((border, end), ([1, 2, 3, 4], [1, 2]));

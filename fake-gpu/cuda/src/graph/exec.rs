@@ -126,13 +126,16 @@ pub unsafe extern "C" fn cuGraphLaunch(exec: usize, stream: usize) -> Code {
         let known = driver.objects().graphs.execs.get(&exec).cloned();
         let Exec { nodes, flags } = known.ok_or(INVALID_VALUE)?;
         if let Target::Graph(id) = target(driver, stream)? {
-            return nodes.into_iter().try_for_each(|(_, kind)| crate::capture::add(driver, id, stream, kind).map(drop));
+            return nodes
+                .into_iter()
+                .try_for_each(|(_, kind)| crate::capture::add(driver, id, stream, kind).map(drop));
         }
         let gpu = object.context.gpu();
         let is_freeing = flags & AUTO_FREE != 0;
         driver.objects().graphs.memory.launch(&driver.process, exec, &nodes, gpu, is_freeing)?;
         let process = &driver.process;
-        let copied: u64 = nodes.iter().map(|(_, kind)| if let Kind::Copy(copy) = kind { copy.bytes() } else { 0 }).sum();
+        let copied: u64 =
+            nodes.iter().map(|(_, kind)| if let Kind::Copy(copy) = kind { copy.bytes() } else { 0 }).sum();
         let length = |kind: &Kind| match kind {
             Kind::Kernel(nanos) => *nanos,
             Kind::Set(set) => process.length_of(gpu, set.bytes(), false),
@@ -251,7 +254,11 @@ unsafe fn set_kernel(exec: usize, node: usize, params: *const c_void, bytes: usi
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGraphExecKernelNodeSetParams(exec: usize, node: usize, params: *const c_void) -> Code {
+pub unsafe extern "C" fn cuGraphExecKernelNodeSetParams(
+    exec: usize,
+    node: usize,
+    params: *const c_void,
+) -> Code {
     // SAFETY: the caller's pointer.
     code(unsafe { set_kernel(exec, node, params, KERNEL_PARAMS_V1) })
 }

@@ -101,7 +101,9 @@ impl GraphMemory {
         is_freeing: bool,
     ) -> Result<(), Code> {
         let own: Vec<u64> = self.live.iter().filter(|(_, (.., by))| *by == exec).map(|(a, _)| *a).collect();
-        let allocates = |address: &u64| nodes.iter().any(|(_, k)| matches!(k, Kind::Alloc { address: a, .. } if a == address));
+        let allocates = |address: &u64| {
+            nodes.iter().any(|(_, k)| matches!(k, Kind::Alloc { address: a, .. } if a == address))
+        };
         let again: Vec<u64> = own.into_iter().filter(allocates).collect();
         if !again.is_empty() && !is_freeing {
             // What it allocated last time has not been freed.
@@ -151,7 +153,8 @@ impl GraphMemory {
 /// An allocation node: its address is known from now on.
 pub(crate) fn alloc_kind(driver: &Driver, params: &mut AllocParams) -> Result<Kind, Code> {
     let gpu = params.pool.gpu(driver)?;
-    let bytes = (params.bytes as u64).checked_next_multiple_of(512).filter(|b| *b > 0).ok_or(INVALID_VALUE)?;
+    let bytes =
+        (params.bytes as u64).checked_next_multiple_of(512).filter(|b| *b > 0).ok_or(INVALID_VALUE)?;
     let address = driver.process.reserve(bytes, BLOCK).ok_or(crate::OUT_OF_MEMORY)?;
     params.address = address;
     Ok(Kind::Alloc { gpu, bytes, address })
@@ -169,7 +172,11 @@ pub unsafe extern "C" fn cuDeviceGraphMemTrim(device: i32) -> Code {
 
 /// `CUgraphMem_attribute`: used now, at most; reserved now, at most.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceGetGraphMemAttribute(device: i32, attribute: i32, value: *mut c_void) -> Code {
+pub unsafe extern "C" fn cuDeviceGetGraphMemAttribute(
+    device: i32,
+    attribute: i32,
+    value: *mut c_void,
+) -> Code {
     let find = || {
         let driver = driver()?;
         let gpu = driver.gpu(device)?;
@@ -188,7 +195,11 @@ pub unsafe extern "C" fn cuDeviceGetGraphMemAttribute(device: i32, attribute: i3
 
 /// High-water marks can be set to 0, which is to what is there now.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuDeviceSetGraphMemAttribute(device: i32, attribute: i32, value: *mut c_void) -> Code {
+pub unsafe extern "C" fn cuDeviceSetGraphMemAttribute(
+    device: i32,
+    attribute: i32,
+    value: *mut c_void,
+) -> Code {
     // SAFETY: the caller's pointer, of a cuuint64_t.
     let value = unsafe { value.cast::<u64>().as_ref() };
     let set = |driver: &Driver| {
@@ -204,4 +215,3 @@ pub unsafe extern "C" fn cuDeviceSetGraphMemAttribute(device: i32, attribute: i3
     };
     if value.is_none() { INVALID_VALUE } else { code(driver().and_then(set)) }
 }
-

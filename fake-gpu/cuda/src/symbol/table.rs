@@ -5,8 +5,8 @@ use std::ffi::c_void;
 use crate::graph::{exec, memory as graph_memory};
 use crate::symbol as lookup;
 use crate::{
-    array, attribute, capture, code, context, copy, device, driver, event, function, graph, host, ipc, launch,
-    legacy, library, limit, memory, module, pointer, pool, set, stream, vmm,
+    array, attribute, capture, code, context, copy, device, driver, event, function, graph, host, ipc,
+    launch, legacy, library, limit, memory, module, pointer, pool, set, stream, vmm,
 };
 
 pub(super) struct Entry {
