@@ -55,6 +55,34 @@ fn neighbours_share_by_slices_to_the_nanosecond_every_time() {
 }
 
 #[test]
+fn a_programs_own_clock_can_be_the_gpus() {
+    let node = described("participants: 2");
+    let play = |node: &Node| {
+        let programs = [(1, "--kernel-ms=20"), (2, "--kernel-micros=1000")].map(|(rank, length)| {
+            let mut command = node.command(
+                env!("CARGO_BIN_EXE_vgpu-workload"),
+                &["spin", length, "--seconds", "20", "--depth", "4"],
+            );
+            command.env("FAKE_GPU_RANK", rank.to_string()).env("FAKE_GPU_FILE", node.path("gpus"));
+            command.env("LD_PRELOAD", Node::artifact("libfake_time.so"));
+            Running::start(command)
+        });
+        programs.map(|mut program| {
+            let line = program.line();
+            assert!(program.end().0.success());
+            (line["kernels"].as_u64().unwrap(), line["seconds"].as_f64().unwrap())
+        })
+    };
+    let begin = Instant::now();
+    let [(long, seconds), (short, others)] = play(&node);
+    assert!((20.0..20.3).contains(&seconds) && (20.0..20.3).contains(&others), "{seconds} {others}");
+    // Half of the time each, less what changing between them takes.
+    assert!((430..=520).contains(&long) && (8_600..=10_400).contains(&short), "{long} {short}");
+    assert_eq!(play(&described("participants: 2")), [(long, seconds), (short, others)]);
+    assert!(begin.elapsed() < Duration::from_secs(40), "{:?}", begin.elapsed());
+}
+
+#[test]
 fn a_killed_participant_does_not_stop_the_time() {
     let node = described("participants: 2");
     let mut one = start(&node, 1, &["spin", "--kernel-micros", "500", "--kernels", "40000", "--sync"]);

@@ -10,11 +10,13 @@
 //!
 //! A thread attaches with its first wait or GPU call, and leaves when it ends, or for a while with [`Gpus::away`]: a
 //! thread that blocks on something the file knows nothing of (another thread, a pipe) would stop the time. A thread whose
-//! process was killed is noticed within [`PATIENCE`].
+//! process was killed is noticed within [`PATIENCE`]. Several libraries of a process may each have this code: a thread is
+//! one for all of them, known by its id.
 
 use std::cell::RefCell;
+use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use rustix::thread::futex;
@@ -48,6 +50,8 @@ struct Attachment {
     number: u64,
     /// A forked child must not take its parent's for its own.
     process: u32,
+    /// Whether it was made here; another library of the process may have been first.
+    is_own: bool,
 }
 
 thread_local! {
@@ -56,7 +60,7 @@ thread_local! {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        let opening = self.opening.upgrade().filter(|_| self.process == std::process::id());
+        let opening = self.opening.upgrade().filter(|_| self.is_own && self.process == std::process::id());
         let Some(opening) = opening else { return };
         let mut locked = opening.lock();
         if locked.threads[self.index].number == self.number {
@@ -95,6 +99,13 @@ fn hand_over(file: &mut Layout) {
     // SAFETY: an aligned word of the mapping, which outlives this call.
     let word = unsafe { AtomicU32::from_ptr(&raw mut thread.word) };
     let _ = futex::wake(word, futex::Flags::empty(), 1);
+}
+
+/// This thread's id, and the inode number of the pid namespace that is in.
+fn identity() -> (u64, u64) {
+    static NAMESPACE: OnceLock<u64> = OnceLock::new();
+    let inode = || std::fs::metadata("/proc/self/ns/pid").map_or(0, |m| m.ino());
+    (rustix::thread::gettid().as_raw_nonzero().get() as u64, *NAMESPACE.get_or_init(inode))
 }
 
 fn threads(file: &Layout) -> usize {
@@ -216,26 +227,71 @@ impl Gpus {
         }
     }
 
+    /// Whether this thread takes part in virtual time.
+    pub fn takes_part(&self) -> bool {
+        self.timing().mode == VIRTUAL && self.find(&self.lock()).is_some()
+    }
+
+    /// Whether this thread has handed over and waits to run on: then it is inside of the driver.
+    pub fn waits_for_turn(&self) -> bool {
+        if self.timing().mode != VIRTUAL {
+            return false;
+        }
+        let locked = self.lock();
+        self.find(&locked).is_some_and(|(index, _)| locked.threads[index].state == WAITS)
+    }
+
+    /// This thread's record, and whether it was found by its id.
+    fn find(&self, file: &Layout) -> Option<(usize, bool)> {
+        let (id, process) = (self.opening.id, std::process::id());
+        let is_live =
+            |index: usize, number: u64| file.threads[index].used != 0 && file.threads[index].number == number;
+        let known = ATTACHED.try_with(|attached| {
+            let attached = attached.borrow();
+            let known = attached.iter().find(|a| a.id == id && a.process == process);
+            known.filter(|a| is_live(a.index, a.number)).map(|a| a.index)
+        });
+        if let Ok(Some(index)) = known {
+            return Some((index, false));
+        }
+        let (thread, namespace) = identity();
+        let is_it = |i: &usize| {
+            let record = &file.threads[*i];
+            let is_same = record.used != 0 && record.thread == thread && record.namespace == namespace;
+            is_same && lock::is_held(&self.opening.probe, THREAD_LOCKS + *i as i64)
+        };
+        (0..threads(file)).find(is_it).map(|index| (index, true))
+    }
+
+    /// Keeps a record at hand.
+    fn remember(&self, index: usize, number: u64, is_own: bool) {
+        let (id, opening, process) = (self.opening.id, Arc::downgrade(&self.opening), std::process::id());
+        let attachment = Attachment { opening, id, index, number, process, is_own };
+        // At a thread's very end it takes part without leaving: its record goes with its process.
+        let old = ATTACHED.try_with(|attached| {
+            let mut attached = attached.borrow_mut();
+            let old = attached.iter().position(|a| a.id == id).map(|at| attached.swap_remove(at));
+            attached.push(attachment);
+            old
+        });
+        drop(old);
+    }
+
     /// This thread's record, made and waited for if need be.
     fn attach(&self) -> usize {
         let opening = &self.opening;
-        let known = ATTACHED.try_with(|attached| {
-            let attached = attached.borrow();
-            attached
-                .iter()
-                .find(|a| a.id == opening.id && a.process == std::process::id())
-                .map(|a| (a.index, a.number))
-        });
         let mut locked = self.lock();
-        if let Ok(Some((index, number))) = known
-            && locked.threads[index].used != 0
-            && locked.threads[index].number == number
-        {
-            if locked.header.clock.running as usize == index + 1 || locked.threads[index].state != 0 {
-                return index;
+        if let Some((index, is_new)) = self.find(&locked) {
+            let number = locked.threads[index].number;
+            if locked.header.clock.running as usize != index + 1 && locked.threads[index].state == 0 {
+                // Its turn went with another opening of it.
+                locked.threads[index].state = WAITS;
             }
-            // Another opening of this thread's is gone and its turn with it.
-            locked.threads[index].state = WAITS;
+            drop(locked);
+            if is_new {
+                self.remember(index, number, false);
+            }
+            return index;
         }
         reap_threads(&mut locked, opening);
         let free = |i: &usize| {
@@ -247,19 +303,13 @@ impl Gpus {
         locked.header.threads = locked.header.threads.max(index as u32 + 1);
         let rank = std::env::var("FAKE_GPU_RANK").ok().and_then(|rank| rank.parse().ok()).unwrap_or(u32::MAX);
         let now = locked.header.clock.now;
+        let (id, namespace) = identity();
         let thread = &mut locked.threads[index];
         (thread.rank, thread.number, thread.wake_at, thread.state) = (rank, number, now, WAITS);
+        (thread.thread, thread.namespace) = (id, namespace);
         thread.used = 1;
         drop(locked);
-        let (id, weak) = (opening.id, Arc::downgrade(opening));
-        // At a thread's very end it takes part without leaving: its record goes with its process.
-        let old = ATTACHED.try_with(|attached| {
-            let mut attached = attached.borrow_mut();
-            let old = attached.iter().position(|a| a.id == id).map(|at| attached.swap_remove(at));
-            attached.push(Attachment { opening: weak, id, index, number, process: std::process::id() });
-            old
-        });
-        drop(old);
+        self.remember(index, number, true);
         self.wait_for_turn(index);
         index
     }
@@ -345,7 +395,8 @@ mod tests {
             gpus.leave();
         });
         // At 1,000 the test is first: it came first.
-        let want = [(300, "a"), (500, "b"), (600, "a"), (900, "a"), (1_000, "test"), (1_000, "b"), (1_500, "b")];
+        let want =
+            [(300, "a"), (500, "b"), (600, "a"), (900, "a"), (1_000, "test"), (1_000, "b"), (1_500, "b")];
         assert_eq!(log.into_inner().unwrap(), want);
     }
 

@@ -306,6 +306,10 @@ pub struct ThreadRecord {
     pub wake_at: u64,
     /// Its number among all threads that ever came.
     pub number: u64,
+    /// Its thread id, and the inode number of the pid namespace that is in.
+    pub thread: u64,
+    /// As above.
+    pub namespace: u64,
 }
 
 /// Memory that more than one process may hold.
@@ -407,7 +411,7 @@ mod tests {
         assert_eq!((size_of::<Scheduler>(), size_of::<Step>()), (48, 88));
         assert_eq!(size_of::<GpuRecord>(), 216 + 48 + 88 + size_of::<Samples>() + MAX_CONTEXTS / 8);
         assert_eq!(size_of::<SlotRecord>(), 16 + 4 * 8 * MAX_GPUS);
-        assert_eq!((size_of::<Item>(), size_of::<Stamp>(), size_of::<ThreadRecord>()), (16, 16, 32));
+        assert_eq!((size_of::<Item>(), size_of::<Stamp>(), size_of::<ThreadRecord>()), (16, 16, 48));
         assert_eq!(size_of::<ContextRecord>(), 48 + size_of::<Samples>());
         assert_eq!(size_of::<ExportRecord>(), 24 + MAX_PROCESSES / 8);
         assert_eq!(offset_of!(Layout, gpus), size_of::<Header>());

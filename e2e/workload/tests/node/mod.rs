@@ -25,13 +25,24 @@ impl Node {
     /// The libraries are not built; says how to.
     pub(crate) fn new(gpus: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        // Beside the test's own `deps`.
-        let test = std::env::current_exe().unwrap();
-        let artifacts = test.parent().and_then(Path::parent).unwrap();
-        if let Err(error) = install::install_unprivileged(folder.path(), "node", gpus, artifacts) {
-            panic!("{error}: run `cargo build -p fake-cuda -p fake-nvml -p fake-nvidia-smi` first");
+        let artifacts = Self::artifacts();
+        if let Err(error) = install::install_unprivileged(folder.path(), "node", gpus, &artifacts) {
+            panic!(
+                "{error}: run `cargo build -p fake-cuda -p fake-nvml -p fake-nvidia-smi -p fake-time` first"
+            );
         }
         Self { folder }
+    }
+
+    /// Beside the test's own `deps`.
+    fn artifacts() -> PathBuf {
+        let test = std::env::current_exe().unwrap();
+        test.parent().and_then(Path::parent).unwrap().to_owned()
+    }
+
+    /// Something cargo built.
+    pub(crate) fn artifact(name: &str) -> PathBuf {
+        Self::artifacts().join(name)
     }
 
     /// With GPUs described by the text of a file.
