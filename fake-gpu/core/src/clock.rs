@@ -101,6 +101,19 @@ fn hand_over(file: &mut Layout) {
     let _ = futex::wake(word, futex::Flags::empty(), 1);
 }
 
+/// Lets the thread that runs go on at a later moment, if nobody else is due before.
+fn run_on(file: &mut Layout, index: usize, until: u64) -> bool {
+    let is_due = |i: usize| {
+        let thread = &file.threads[i];
+        thread.used != 0 && i != index && thread.state == WAITS && thread.wake_at <= until
+    };
+    if file.header.clock.running as usize != index + 1 || (0..threads(file)).any(is_due) {
+        return false;
+    }
+    file.header.clock.now = until;
+    true
+}
+
 /// This thread's id, and the inode number of the pid namespace that is in.
 fn identity() -> (u64, u64) {
     static NAMESPACE: OnceLock<u64> = OnceLock::new();
@@ -184,15 +197,25 @@ impl Gpus {
         let index = self.attach();
         let mut locked = self.lock();
         let until = locked.header.clock.now + nanos;
-        let is_due = |i: usize| {
-            let thread = &locked.threads[i];
-            thread.used != 0 && i != index && thread.state == WAITS && thread.wake_at <= until
-        };
-        if locked.header.clock.running as usize != index + 1 || (0..threads(&locked)).any(is_due) {
-            return Some(until);
+        (!run_on(&mut locked, index, until)).then_some(until)
+    }
+
+    /// Now, after what looking costs a thread that takes part.
+    pub fn look(&self, nanos: u64) -> u64 {
+        if self.timing().mode != VIRTUAL {
+            return monotonic();
         }
-        locked.header.clock.now = until;
-        None
+        let mut locked = self.lock();
+        let (now, found) = (locked.header.clock.now, self.find(&locked));
+        match found {
+            None => now,
+            Some((index, _)) if run_on(&mut locked, index, now + nanos) => now + nanos,
+            Some(_) => {
+                drop(locked);
+                self.wait(WAITS, now + nanos);
+                self.now()
+            }
+        }
     }
 
     /// Does something this clock knows nothing of, while time goes on for the others.
