@@ -20,6 +20,24 @@ pub(crate) enum CudaError {
         /// Name of the number.
         name: String,
     },
+    /// Standard output.
+    #[error("cannot print the result: {0}")]
+    Output(std::io::Error),
+}
+
+impl CudaError {
+    /// Whether CUDA said so, and nothing else.
+    pub(crate) fn is_out_of_memory(&self) -> bool {
+        matches!(self, Self::Call { code: OUT_OF_MEMORY, .. })
+    }
+
+    /// `CUDA_ERROR_...`, if it is one.
+    pub(crate) fn name(&self) -> Option<String> {
+        match self {
+            Self::Call { name, .. } => Some(name.clone()),
+            _ => None,
+        }
+    }
 }
 
 /// `CUDA_ERROR_OUT_OF_MEMORY`.
@@ -48,6 +66,13 @@ again:
 pub(crate) struct Cuda {
     library: Library,
 }
+
+/// An event of the context.
+#[derive(Clone, Copy)]
+pub(crate) struct Event(usize);
+
+/// `CU_EVENT_BLOCKING_SYNC`: waiting sleeps.
+const BLOCKING_SYNC: u32 = 1;
 
 /// A function of a loaded module.
 #[derive(Clone, Copy)]
@@ -111,6 +136,13 @@ impl Cuda {
         Ok(format!("GPU-{}-{}-{}-{}-{}", part(0..4), part(4..6), part(6..8), part(8..10), part(10..16)))
     }
 
+    /// Product name of a device.
+    pub(crate) fn name(&self, device: i32) -> Result<String, CudaError> {
+        let mut name = [0u8; 256];
+        call!(self, cuDeviceGetName(name.as_mut_ptr().cast() => *mut c_char, 256 => i32, device => i32))?;
+        Ok(CStr::from_bytes_until_nul(&name).unwrap_or_default().to_string_lossy().into_owned())
+    }
+
     /// Memory of a device.
     pub(crate) fn total_memory(&self, device: i32) -> Result<usize, CudaError> {
         let mut bytes = 0;
@@ -161,8 +193,27 @@ impl Cuda {
         )
     }
 
-    /// Waits for all work of the context.
-    pub(crate) fn synchronize(&self) -> Result<(), CudaError> {
-        call!(self, cuCtxSynchronize())
+    /// A timed event.
+    pub(crate) fn event(&self) -> Result<Event, CudaError> {
+        let mut event = 0usize;
+        call!(self, cuEventCreate(&raw mut event => *mut usize, BLOCKING_SYNC => u32))?;
+        Ok(Event(event))
+    }
+
+    /// Records an event behind what was launched.
+    pub(crate) fn record(&self, event: Event) -> Result<(), CudaError> {
+        call!(self, cuEventRecord(event.0 => usize, 0 => usize))
+    }
+
+    /// Waits for an event.
+    pub(crate) fn wait(&self, event: Event) -> Result<(), CudaError> {
+        call!(self, cuEventSynchronize(event.0 => usize))
+    }
+
+    /// GPU time between two events that were reached.
+    pub(crate) fn elapsed_nanos(&self, start: Event, end: Event) -> Result<u64, CudaError> {
+        let mut millis = 0f32;
+        call!(self, cuEventElapsedTime(&raw mut millis => *mut f32, start.0 => usize, end.0 => usize))?;
+        Ok((f64::from(millis) * 1e6) as u64)
     }
 }

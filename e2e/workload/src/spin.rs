@@ -1,47 +1,152 @@
-//! `spin`: kernels of a given length for a given time.
+//! `spin`: kernels of a given length, for a given time or until SIGTERM.
+//!
+//! Prints `{"kernels", "gpuNanos", "elapsedGpuNanos", "seconds"}`: kernels that ended; their lengths together; GPU time
+//! from before the first to after the last; seconds of the clock on the wall. On SIGTERM it still does so if the kernels
+//! under way end within half a second.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::cuda::{Cuda, CudaError};
-use crate::wait;
+use crate::cuda::{Cuda, CudaError, Event};
+use crate::stop::Stop;
+use crate::{Start, say};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Device ordinal.
     #[arg(long, default_value_t = 0)]
     device: i32,
-    /// Length of a kernel.
-    #[arg(long, default_value_t = 5000)]
+    /// Length of a kernel in milliseconds.
+    #[arg(long, conflicts_with = "kernel_micros", value_parser = millis)]
+    kernel_ms: Option<u64>,
+    /// Length of a kernel in microseconds.
+    #[arg(long, default_value_t = 5_000)]
     kernel_micros: u64,
+    /// Lengths of kernels in microseconds, in turn: one function whose launches differ.
+    #[arg(long, value_delimiter = ',', conflicts_with_all = ["kernel_ms", "kernel_micros"])]
+    lengths_micros: Vec<u64>,
     /// How long to go on; without it until SIGTERM.
     #[arg(long)]
     seconds: Option<f64>,
-    /// Wait for each kernel before the next.
+    /// How many kernels to launch; without it as many as there is time for.
+    #[arg(long)]
+    kernels: Option<u64>,
+    /// How to launch.
+    #[arg(long, value_enum, default_value_t = Pattern::Stream)]
+    pattern: Pattern,
+    /// The same as --pattern sync.
     #[arg(long)]
     sync: bool,
-    /// Begin at this moment (seconds since 1970).
-    #[arg(long)]
-    start_at: Option<u64>,
+    /// Kernels that may be under way at once with --pattern stream.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    depth: u16,
+    #[command(flatten)]
+    start: Start,
 }
 
-pub(crate) fn run(args: &Args) -> Result<(), CudaError> {
-    args.start_at.into_iter().for_each(wait::until);
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Pattern {
+    /// One behind another, as many at once as --depth says.
+    Stream,
+    /// Wait for each kernel before the next.
+    Sync,
+}
+
+/// Nanoseconds.
+fn millis(text: &str) -> Result<u64, String> {
+    let nanos = text.parse::<f64>().ok().filter(|ms| (0.0..1e9).contains(ms)).map(|ms| (ms * 1e6) as u64);
+    nanos.ok_or_else(|| format!("{text:?} is no number of milliseconds"))
+}
+
+/// What ran.
+struct Run<'a> {
+    cuda: &'a Cuda,
+    under_way: VecDeque<Event>,
+    idle: Vec<Event>,
+    first: Event,
+    last: Option<Event>,
+    kernels: u64,
+    launched: u64,
+    /// Of the kernels launched.
+    nanos: u64,
+}
+
+impl Run<'_> {
+    fn launch(&mut self, function: crate::cuda::Function, nanos: u64) -> Result<(), CudaError> {
+        let end = match self.idle.pop() {
+            Some(event) => event,
+            None => self.cuda.event()?,
+        };
+        self.cuda.spin(function, nanos)?;
+        self.cuda.record(end)?;
+        self.under_way.push_back(end);
+        self.launched += 1;
+        self.nanos = self.nanos.saturating_add(nanos);
+        Ok(())
+    }
+
+    /// Waits until at most so many are under way.
+    fn settle(&mut self, depth: usize) -> Result<(), CudaError> {
+        while self.under_way.len() > depth {
+            let Some(end) = self.under_way.pop_front() else { break };
+            self.cuda.wait(end)?;
+            self.idle.extend(self.last.replace(end));
+            self.kernels += 1;
+        }
+        Ok(())
+    }
+
+    fn elapsed_nanos(&self) -> Result<u64, CudaError> {
+        self.last.map_or(Ok(0), |last| self.cuda.elapsed_nanos(self.first, last))
+    }
+}
+
+pub(crate) fn run(args: &Args, stop: &Stop) -> Result<(), CudaError> {
+    let one = args.kernel_ms.unwrap_or(args.kernel_micros.saturating_mul(1_000));
+    let several = args.lengths_micros.iter().map(|micros| micros.saturating_mul(1_000));
+    let mut lengths = several.collect::<Vec<u64>>();
+    if lengths.is_empty() {
+        lengths.push(one);
+    }
+    let depth = if args.sync || args.pattern == Pattern::Sync { 1 } else { usize::from(args.depth) };
     let cuda = Cuda::load()?;
     cuda.use_device(args.device)?;
     let function = cuda.spin_function()?;
-    let start = Instant::now();
-    let length = args.seconds.map(Duration::from_secs_f64);
-    let mut kernels = 0u64;
-    while length.is_none_or(|length| start.elapsed() < length) {
-        cuda.spin(function, args.kernel_micros * 1000)?;
-        kernels += 1;
-        if args.sync {
-            cuda.synchronize()?;
-        }
+    if !stop.wait_for_start(&args.start) {
+        return Ok(());
     }
-    cuda.synchronize()?;
-    println!("{}", json!({"kernels": kernels, "seconds": start.elapsed().as_secs_f64()}));
-    Ok(())
+    let begin = Instant::now();
+    let length = args.seconds.and_then(|s| Duration::try_from_secs_f64(s).ok());
+    let first = cuda.event()?;
+    cuda.record(first)?;
+    let (under_way, idle) = (VecDeque::new(), Vec::new());
+    let mut run = Run { cuda: &cuda, under_way, idle, first, last: None, kernels: 0, launched: 0, nanos: 0 };
+    for nanos in lengths.into_iter().cycle() {
+        let is_over = length.is_some_and(|length| begin.elapsed() >= length);
+        if is_over || args.kernels.is_some_and(|most| run.launched >= most) || stop.has_come() {
+            break;
+        }
+        run.settle(depth - 1)?;
+        run.launch(function, nanos)?;
+    }
+    run.settle(0)?;
+    say(&json!({
+        "kernels": run.kernels,
+        "gpuNanos": run.nanos,
+        "elapsedGpuNanos": run.elapsed_nanos()?,
+        "seconds": begin.elapsed().as_secs_f64(),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_of_milliseconds_can_be_asked_for() {
+        assert_eq!(millis("0.1"), Ok(100_000));
+        assert!(millis("-1").is_err() && millis("NaN").is_err());
+    }
 }

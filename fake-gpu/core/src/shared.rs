@@ -2,30 +2,53 @@
 //!
 //! The lock is an open-file-description lock on byte 0 together with a mutex in the process: the kernel drops it with
 //! its last descriptor, however the holder ended, and threads of one process exclude each other by the mutex. A holder
-//! that dies in the middle leaves a queue entry that is not counted yet, or a count that its slot's end corrects.
+//! that dies in the middle leaves a queue entry that is not counted yet, a step of the timeline that the next one
+//! completes, or a count that its slot's end corrects.
+//!
+//! A forked child shares its parent's opening and so its lock: it must not use the parent's [`Gpus`] but open its own
+//! ([`Gpus::is_inherited`]).
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::mem::size_of;
 use std::ops::{Deref, DerefMut};
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
-use crate::layout::{Layout, MAGIC, MAX_PROCESSES, SLOT_LOCKS, VERSION, text};
-use crate::profile::Spec;
-use crate::{FakeGpuError, timeline};
+use crate::layout::{
+    GpuRecord, Layout, MAGIC, MAX_GPUS, MAX_PROCESSES, QUEUE, SLOT_LOCKS, TimingRecord, VERSION, XIDS,
+    XidRecord, put_text, text,
+};
+use crate::profile::{Description, Spec};
+use crate::{FakeGpuError, lock, timeline};
 
-/// The GPUs of a node.
-#[derive(Debug)]
+/// The byte everything is changed under.
+const STATE: i64 = 0;
+
+/// The GPUs of a node. Clones are the same opening.
+#[derive(Debug, Clone)]
 pub struct Gpus {
+    pub(crate) opening: Arc<Opening>,
+}
+
+/// One opening of the file.
+#[derive(Debug)]
+pub(crate) struct Opening {
     path: PathBuf,
-    file: File,
+    pub(crate) file: File,
+    /// Another opening that never holds a lock, so that it sees who does, this process included.
+    pub(crate) probe: File,
     /// Absent where the file can only be read, as in a read-only mount of the driver root.
-    map: Option<MmapRaw>,
+    pub(crate) map: Option<MmapRaw>,
     threads: Mutex<()>,
+    /// Device and inode number.
+    pub(crate) id: (u64, u64),
+    pub(crate) timing: TimingRecord,
+    /// Process that opened it.
+    opener: u32,
 }
 
 /// The file while this thread may change it.
@@ -33,41 +56,58 @@ pub struct Gpus {
 /// Of a file that can only be read it holds a copy: what is changed there nobody else sees, which is right for bringing
 /// the timeline up to date and for leaving out dead processes.
 pub struct Locked<'a> {
-    owner: &'a Gpus,
+    owner: &'a Opening,
     copy: Option<MmapMut>,
     _thread: MutexGuard<'a, ()>,
 }
 
-fn lock_range(fd: RawFd, command: libc::c_int, kind: libc::c_int, start: i64) -> io::Result<libc::flock> {
-    // SAFETY: flock is plain data, for which all zeroes is a value.
-    let mut range: libc::flock = unsafe { std::mem::zeroed() };
-    range.l_type = kind as libc::c_short;
-    range.l_whence = libc::SEEK_SET as libc::c_short;
-    range.l_start = start;
-    range.l_len = 1;
-    loop {
-        // SAFETY: fcntl gets a descriptor that is open for the caller's lifetime and a pointer to a live flock.
-        let result = unsafe { libc::fcntl(fd, command, &raw mut range) };
-        let error = io::Error::last_os_error();
-        match result {
-            0 => return Ok(range),
-            _ if error.kind() == io::ErrorKind::Interrupted => {}
-            _ => return Err(error),
-        }
-    }
+fn write(record: &mut GpuRecord, spec: &Spec) {
+    put_text(&mut record.uuid, &spec.uuid);
+    put_text(&mut record.product, &spec.model.product);
+    record.total = spec.model.total_mib << 20;
+    record.reserved = spec.model.reserved_mib << 20;
+    record.context_overhead = spec.model.context_mib << 20;
+    record.module_overhead = spec.model.module_mib << 20;
+    record.memory_rate = spec.model.memory_rate;
+    record.copy_rate = spec.model.copy_rate;
+    record.compute = [spec.model.compute.0, spec.model.compute.1];
+    record.multiprocessors = spec.model.multiprocessors;
+    record.threads = spec.model.threads;
+    record.cores = spec.model.cores;
+    record.brand = spec.model.brand;
+    record.architecture = spec.model.architecture;
+    record.bus = spec.bus;
+    record.root = spec.root;
+    record.numa = spec.numa;
+}
+
+fn is(record: &GpuRecord, spec: &Spec) -> bool {
+    text(&record.uuid) == spec.uuid
+        && text(&record.product) == spec.model.product
+        && (record.total, record.reserved) == (spec.model.total_mib << 20, spec.model.reserved_mib << 20)
+        && record.context_overhead == spec.model.context_mib << 20
+        && record.module_overhead == spec.model.module_mib << 20
+        && (record.memory_rate, record.copy_rate) == (spec.model.memory_rate, spec.model.copy_rate)
+        && record.compute == [spec.model.compute.0, spec.model.compute.1]
+        && (record.multiprocessors, record.threads, record.cores)
+            == (spec.model.multiprocessors, spec.model.threads, spec.model.cores)
+        && (record.brand, record.architecture) == (spec.model.brand, spec.model.architecture)
+        && (record.bus, record.root, record.numa) == (spec.bus, spec.root, spec.numa)
 }
 
 impl Gpus {
-    /// Writes a fresh file; one that is there already with the same GPUs is left as it is.
+    /// Writes a fresh file; one that is there already with the same GPUs is left as it is, in use or not.
     ///
     /// # Errors
     /// [`FakeGpuError::Io`].
-    pub fn create(path: &Path, specs: &[Spec]) -> Result<(), FakeGpuError> {
+    pub fn create(path: &Path, description: &Description) -> Result<(), FakeGpuError> {
         let io = |action| move |source| FakeGpuError::Io { action, path: path.to_owned(), source };
-        let there = Self::open(path).is_ok_and(|g| {
-            g.count() == specs.len() && specs.iter().enumerate().all(|(i, s)| g.uuid(i) == s.uuid)
+        let (specs, timing) = (&description.gpus, description.timing);
+        let is_there = Self::open(path).is_ok_and(|g| {
+            let same = |l: &Locked<'_>| l.gpus.iter().zip(specs).all(|(record, spec)| is(record, spec));
+            g.count() == specs.len() && g.timing() == timing && same(&g.lock())
         });
-        if there {
+        if is_there {
             return Ok(());
         }
         let part = path.with_extension("part");
@@ -78,21 +118,11 @@ impl Gpus {
         let mut locked = gpus.lock();
         locked.header.magic = MAGIC;
         locked.header.version = VERSION;
-        locked.header.gpus = specs.len() as u32;
-        for (record, spec) in locked.gpus.iter_mut().zip(specs) {
-            record.uuid[..spec.uuid.len()].copy_from_slice(spec.uuid.as_bytes());
-            record.product[..spec.profile.product.len()].copy_from_slice(spec.profile.product.as_bytes());
-            record.total = spec.profile.total_mib << 20;
-            record.reserved = spec.profile.reserved_mib << 20;
-            record.compute = [spec.profile.compute.0, spec.profile.compute.1];
-            record.multiprocessors = spec.profile.multiprocessors;
-            record.brand = spec.profile.brand;
-            record.architecture = spec.profile.architecture;
-            record.bus = spec.bus;
-            record.numa = spec.numa;
-        }
+        locked.header.gpus = specs.len().min(MAX_GPUS) as u32;
+        locked.header.timing = TimingRecord { queue: timing.queue.clamp(1, QUEUE as u32), ..timing };
+        locked.gpus.iter_mut().zip(specs).for_each(|(record, spec)| write(record, spec));
         drop(locked);
-        let everyone = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+        let everyone = std::fs::Permissions::from_mode(0o666);
         std::fs::set_permissions(&part, everyone).map_err(io("set the mode of"))?;
         std::fs::rename(&part, path).map_err(io("rename"))
     }
@@ -114,45 +144,54 @@ impl Gpus {
         if length != size_of::<Layout>() as u64 {
             return Err(wrong(format!("{length} bytes instead of {}", size_of::<Layout>())));
         }
-        let gpus = Self::map(file, path, writable)?;
-        let (magic, version) = {
+        let mut gpus = Self::map(file, path, writable)?;
+        let (magic, version, timing) = {
             let locked = gpus.lock();
-            (locked.header.magic, locked.header.version)
+            (locked.header.magic, locked.header.version, locked.header.timing)
         };
         if magic != MAGIC || version != VERSION {
             return Err(wrong(format!("magic {magic:x}, version {version}")));
+        }
+        if let Some(opening) = Arc::get_mut(&mut gpus.opening) {
+            opening.timing = timing;
         }
         Ok(gpus)
     }
 
     fn map(file: File, path: &Path, writable: bool) -> Result<Self, FakeGpuError> {
-        let map = writable.then(|| MmapRaw::map_raw(&file)).transpose();
-        let map = map.map_err(|source| FakeGpuError::Io { action: "map", path: path.to_owned(), source })?;
-        Ok(Self { path: path.to_owned(), file, map, threads: Mutex::new(()) })
+        let io = |action| move |source| FakeGpuError::Io { action, path: path.to_owned(), source };
+        let map = writable.then(|| MmapRaw::map_raw(&file)).transpose().map_err(io("map"))?;
+        let probe = File::open(path).map_err(io("open"))?;
+        let metadata = file.metadata().map_err(io("read"))?;
+        let id = (metadata.dev(), metadata.ino());
+        let (path, threads, opener) = (path.to_owned(), Mutex::new(()), std::process::id());
+        let timing = Description::real_time();
+        Ok(Self { opening: Arc::new(Opening { path, file, probe, map, threads, id, timing, opener }) })
+    }
+
+    /// How time passes.
+    pub fn timing(&self) -> TimingRecord {
+        self.opening.timing
+    }
+
+    /// Whether this process got it from its parent by fork. Then it must open its own.
+    pub fn is_inherited(&self) -> bool {
+        self.opening.opener != std::process::id()
     }
 
     /// Takes the lock.
     pub fn lock(&self) -> Locked<'_> {
-        let thread = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        // It can only fail for a descriptor that is not open; then nothing can be done here that makes sense.
-        let kind = if self.map.is_some() { libc::F_WRLCK } else { libc::F_RDLCK };
-        let _ = lock_range(self.file.as_raw_fd(), libc::F_OFD_SETLKW, kind, 0);
-        let copy = self.map.is_none().then(|| {
-            // SAFETY: the mapping is private, and the file keeps its size for as long as it exists.
-            let private = unsafe { MmapOptions::new().map_copy(&self.file) };
-            private.expect("a file that could be opened and has its size can be mapped")
-        });
-        Locked { owner: self, copy, _thread: thread }
+        self.opening.lock()
     }
 
     /// The file.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.opening.path
     }
 
     /// Number of GPUs.
     pub fn count(&self) -> usize {
-        (self.lock().header.gpus as usize).min(crate::layout::MAX_GPUS)
+        (self.lock().header.gpus as usize).min(MAX_GPUS)
     }
 
     /// UUID of a GPU; empty past the last.
@@ -175,44 +214,81 @@ impl Gpus {
     /// [`FakeGpuError::UnknownGpu`].
     pub fn busy_nanos(&self, uuid: &str) -> Result<u64, FakeGpuError> {
         let index = self.index(uuid)?;
-        let now = timeline::now();
         let mut locked = self.lock();
-        timeline::advance(&mut locked, index, now);
-        Ok(timeline::busy(&locked, index, now))
+        locked.advance(index);
+        locked.reap(None);
+        Ok(locked.gpus[index].scheduler.busy)
     }
 
-    /// Breaks a GPU with an Xid, or mends it with 0.
+    /// Breaks a GPU with an Xid, or mends it with 0. Programs that wait for NVML events of it get the Xid.
     ///
     /// # Errors
     /// [`FakeGpuError::UnknownGpu`].
     pub fn set_xid(&self, uuid: &str, xid: u32) -> Result<(), FakeGpuError> {
         let index = self.index(uuid)?;
-        self.lock().gpus[index].xid = xid;
+        let mut locked = self.lock();
+        locked.gpus[index].xid = xid;
+        if xid != 0 {
+            let number = locked.header.raised;
+            locked.header.xids[number as usize % XIDS] = XidRecord { gpu: index as u32, xid };
+            locked.header.raised = number + 1;
+        }
         Ok(())
     }
 
-    /// Keeps a slot's byte locked for this process; false if another does.
+    /// Keeps a slot's byte locked for this opening; false if another has it.
     pub(crate) fn hold_slot(&self, slot: usize) -> bool {
-        lock_range(self.file.as_raw_fd(), libc::F_OFD_SETLK, libc::F_WRLCK, SLOT_LOCKS + slot as i64).is_ok()
+        lock::try_take(&self.opening.file, SLOT_LOCKS + slot as i64)
     }
 
     /// Gives a slot's byte back.
     pub(crate) fn release_slot(&self, slot: usize) {
-        let _ = lock_range(self.file.as_raw_fd(), libc::F_OFD_SETLK, libc::F_UNLCK, SLOT_LOCKS + slot as i64);
+        lock::give(&self.opening.file, SLOT_LOCKS + slot as i64);
     }
+}
 
-    fn is_held_elsewhere(&self, slot: usize) -> bool {
-        let asked =
-            lock_range(self.file.as_raw_fd(), libc::F_OFD_GETLK, libc::F_WRLCK, SLOT_LOCKS + slot as i64);
-        asked.is_ok_and(|range| i32::from(range.l_type) != libc::F_UNLCK)
+impl Opening {
+    pub(crate) fn lock(&self) -> Locked<'_> {
+        let thread = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        // It can only fail for a descriptor that is not open; then nothing can be done here that makes sense.
+        let _ = lock::take(&self.file, STATE, self.map.is_some());
+        let copy = self.map.is_none().then(|| {
+            // SAFETY: the mapping is private, and the file keeps its size for as long as it exists.
+            let private = unsafe { MmapOptions::new().map_copy(&self.file) };
+            private.expect("a file that could be opened and has its size can be mapped")
+        });
+        Locked { owner: self, copy, _thread: thread }
     }
 }
 
 impl Locked<'_> {
-    /// Empties the slots of dead processes. `own` is the caller's slot, whose lock cannot be seen by its holder.
+    /// Now, by the file's clock.
+    pub fn now(&self) -> u64 {
+        match self.header.timing.mode {
+            crate::layout::VIRTUAL => self.header.clock.now,
+            _ => crate::clock::monotonic(),
+        }
+    }
+
+    /// Plays a GPU's timeline up to now; gives that moment.
+    pub fn advance(&mut self, gpu: usize) -> u64 {
+        let now = self.now();
+        timeline::advance(self, gpu, now);
+        now
+    }
+
+    /// Slots that were ever used.
+    pub fn slots(&self) -> usize {
+        (self.header.slots as usize).min(MAX_PROCESSES)
+    }
+
+    /// Empties the slots of dead processes. `own` is a slot that is not looked at, because its holder is the caller.
     pub fn reap(&mut self, own: Option<usize>) {
-        for slot in 0..MAX_PROCESSES {
-            if self.slots[slot].used != 0 && Some(slot) != own && !self.owner.is_held_elsewhere(slot) {
+        for slot in 0..self.slots() {
+            if self.slots[slot].used != 0
+                && Some(slot) != own
+                && !lock::is_held(&self.owner.probe, SLOT_LOCKS + slot as i64)
+            {
                 self.clear_slot(slot);
             }
         }
@@ -220,20 +296,59 @@ impl Locked<'_> {
 
     /// Gives back all that a slot holds.
     pub(crate) fn clear_slot(&mut self, slot: usize) {
-        for context in self.contexts.iter_mut().filter(|c| c.used != 0 && c.slot as usize == slot) {
-            context.used = 0;
+        let now = self.now();
+        for index in 0..self.contexts.len() {
+            if self.contexts[index].used != 0 && self.contexts[index].slot as usize == slot {
+                timeline::end_context(self, index, now);
+            }
         }
-        self.slots[slot].memory = [0; crate::layout::MAX_GPUS];
+        self.drop_exports(slot);
+        let record = &mut self.slots[slot];
+        for per_gpu in [&mut record.memory, &mut record.overhead, &mut record.peak, &mut record.busy] {
+            *per_gpu = [0; MAX_GPUS];
+        }
         self.slots[slot].used = 0;
+        // Who waits behind it looks again.
+        crate::clock::hurry(self);
     }
 
-    /// Bytes allocated on a GPU by all processes.
+    /// Bytes held on a GPU by all processes.
     pub fn used(&self, gpu: usize) -> u64 {
-        self.slots.iter().filter(|s| s.used != 0).map(|s| s.memory[gpu]).sum()
+        self.slots[..self.slots()].iter().filter(|s| s.used != 0).map(|s| s.memory[gpu]).sum()
     }
-}
 
-impl Locked<'_> {
+    /// Bytes of a GPU that processes can have.
+    pub fn usable(&self, gpu: usize) -> u64 {
+        self.gpus[gpu].total.saturating_sub(self.gpus[gpu].reserved)
+    }
+
+    /// Charges a slot, after emptying dead ones if need be.
+    ///
+    /// # Errors
+    /// [`FakeGpuError::OutOfMemory`].
+    pub(crate) fn charge(&mut self, slot: usize, gpu: usize, bytes: u64) -> Result<(), FakeGpuError> {
+        let sum = |l: &Self| l.used(gpu).checked_add(bytes).filter(|sum| *sum <= l.usable(gpu));
+        let fits = match sum(self) {
+            Some(sum) => Some(sum),
+            None => {
+                self.reap(Some(slot));
+                sum(self)
+            }
+        };
+        let used = fits.ok_or(FakeGpuError::OutOfMemory)?;
+        let record = &mut self.slots[slot];
+        record.memory[gpu] += bytes;
+        record.peak[gpu] = record.peak[gpu].max(record.memory[gpu]);
+        self.gpus[gpu].peak = self.gpus[gpu].peak.max(used);
+        Ok(())
+    }
+
+    /// Takes a charge back.
+    pub(crate) fn uncharge(&mut self, slot: usize, gpu: usize, bytes: u64) {
+        let memory = &mut self.slots[slot].memory[gpu];
+        *memory = memory.saturating_sub(bytes);
+    }
+
     fn at(&self) -> *mut Layout {
         let shared = self.owner.map.as_ref().map(MmapRaw::as_mut_ptr);
         let copy = || self.copy.as_ref().map_or(std::ptr::null_mut(), |m| m.as_ptr().cast_mut());
@@ -260,6 +375,6 @@ impl DerefMut for Locked<'_> {
 
 impl Drop for Locked<'_> {
     fn drop(&mut self) {
-        let _ = lock_range(self.owner.file.as_raw_fd(), libc::F_OFD_SETLK, libc::F_UNLCK, 0);
+        lock::give(&self.owner.file, STATE);
     }
 }

@@ -1,14 +1,21 @@
-//! The process's state: its GPUs, contexts, streams, events and modules.
+//! The process's state: its GPUs, and everything that has a handle.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ffi::{CStr, c_char, c_void};
-use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use fake_gpu::{CONTAINER_FILE, Context, Gpus, Process};
+use fake_gpu::layout::NONE;
+use fake_gpu::place::Place;
+use fake_gpu::{Context, Gpus, Process};
 
-use crate::{Code, INVALID_CONTEXT, INVALID_HANDLE, NO_DEVICE, NOT_INITIALIZED, SUCCESS, put};
+use crate::{
+    CONTEXT_IS_DESTROYED, Code, INVALID_CONTEXT, INVALID_DEVICE, INVALID_HANDLE, INVALID_VALUE, NO_DEVICE,
+    NOT_INITIALIZED, SUCCESS, give,
+};
+
+/// CUDA 12.4, of the 550 branch.
+pub(crate) const CUDA_VERSION: i32 = 12_040;
 
 /// What cuInit set up.
 pub(crate) struct Driver {
@@ -18,56 +25,99 @@ pub(crate) struct Driver {
     objects: Mutex<Objects>,
 }
 
+/// Everything that has a handle.
 #[derive(Default)]
 pub(crate) struct Objects {
     next: usize,
     pub(crate) contexts: HashMap<usize, ContextObject>,
-    /// Ordinal -> handle and retain count.
-    pub(crate) primary: HashMap<usize, (usize, u32)>,
-    pub(crate) streams: HashMap<usize, usize>,
+    /// By device ordinal.
+    pub(crate) primary: HashMap<usize, Primary>,
+    pub(crate) streams: HashMap<usize, StreamObject>,
     pub(crate) events: HashMap<usize, EventObject>,
-    pub(crate) modules: HashMap<usize, Vec<String>>,
-    pub(crate) functions: HashMap<usize, String>,
+    pub(crate) code: crate::function::Loaded,
+    pub(crate) host: crate::host::Host,
+    pub(crate) arrays: crate::array::Arrays,
+    pub(crate) physical: crate::vmm::Physical,
+    pub(crate) pools: crate::pool::Pools,
+    pub(crate) ipc: crate::ipc::Ipc,
+    pub(crate) graphs: crate::graph::Graphs,
+    pub(crate) captures: crate::capture::Captures,
+    pub(crate) limits: crate::limit::Limits,
+    /// Managed allocations, by address.
+    pub(crate) managed: std::collections::HashSet<u64>,
 }
 
 #[derive(Clone, Copy)]
 pub(crate) struct ContextObject {
     pub(crate) ordinal: usize,
     pub(crate) context: Context,
+    pub(crate) flags: u32,
+}
+
+/// A device's primary context. Its handle stays the same; it is in `contexts` while it is active.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Primary {
+    pub(crate) handle: usize,
+    pub(crate) retained: u32,
+    pub(crate) flags: u32,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) struct StreamObject {
+    /// Handle of its context.
+    pub(crate) context: usize,
+    pub(crate) flags: u32,
+    pub(crate) priority: i32,
 }
 
 #[derive(Clone, Copy)]
 pub(crate) struct EventObject {
     pub(crate) context: Context,
     pub(crate) stamp: u32,
+    /// Of the latest record.
     pub(crate) sequence: Option<u64>,
+    pub(crate) is_timed: bool,
 }
 
-static DRIVER: OnceLock<Result<Driver, Code>> = OnceLock::new();
+static DRIVER: OnceLock<Driver> = OnceLock::new();
+static STARTING: Mutex<()> = Mutex::new(());
+
+/// Whether calls take no time and are not accounted; known once the driver has started.
+static TIMELESS: AtomicBool = AtomicBool::new(false);
+/// Addresses without time.
+static NEXT_ADDRESS: AtomicU64 = AtomicU64::new(0x0302_0000_0000);
 
 thread_local! {
-    /// Contexts of this thread, current last.
+    /// Handles of contexts of this thread, current last.
     static STACK: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Whether calls take no time and are not accounted.
+#[inline]
+pub(crate) fn is_timeless() -> bool {
+    TIMELESS.load(Ordering::Relaxed)
+}
+
+/// An address that was not given before.
+pub(crate) fn timeless_address(bytes: usize) -> u64 {
+    let step = (bytes as u64).checked_next_multiple_of(512).unwrap_or(512);
+    NEXT_ADDRESS.fetch_add(step, Ordering::Relaxed)
 }
 
 /// The driver after cuInit.
 pub(crate) fn driver() -> Result<&'static Driver, Code> {
-    match DRIVER.get() {
-        Some(Ok(driver)) => Ok(driver),
-        Some(Err(code)) => Err(*code),
-        None => Err(NOT_INITIALIZED),
-    }
+    DRIVER.get().filter(|driver| !driver.process.gpus().is_inherited()).ok_or(NOT_INITIALIZED)
 }
 
 impl Driver {
     fn start() -> Result<Self, Code> {
-        let (file, devices) = gpu_file();
-        let gpus = Gpus::open(&file).map_err(|_| NO_DEVICE)?;
-        let visible = |minor: &usize| devices.join(format!("nvidia{minor}")).exists();
-        let devices: Vec<usize> = (0..gpus.count()).filter(visible).collect();
+        let place = Place::of_library(cuInit as *const () as usize);
+        let gpus = Gpus::open(&place.gpus).map_err(|_| NO_DEVICE)?;
+        let devices: Vec<usize> = (0..gpus.count()).filter(|minor| place.has(*minor)).collect();
         if devices.is_empty() {
             return Err(NO_DEVICE);
         }
+        TIMELESS.store(gpus.timing().mode == NONE, Ordering::Relaxed);
         let process = Process::attach(gpus).map_err(|_| NO_DEVICE)?;
         Ok(Self { process, devices, objects: Mutex::default() })
     }
@@ -76,20 +126,30 @@ impl Driver {
         self.objects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// GPU of a device ordinal.
+    pub(crate) fn gpu(&self, ordinal: i32) -> Result<usize, Code> {
+        usize::try_from(ordinal).ok().and_then(|o| self.devices.get(o)).copied().ok_or(INVALID_DEVICE)
+    }
+
+    /// Device ordinal of a GPU.
+    pub(crate) fn ordinal(&self, gpu: usize) -> i32 {
+        self.devices.iter().position(|device| *device == gpu).map_or(-1, |ordinal| ordinal as i32)
+    }
+
     /// The context of this thread, with its handle.
     pub(crate) fn current(&self) -> Result<(usize, ContextObject), Code> {
-        let handle = STACK.with_borrow(|s| s.last().copied()).ok_or(INVALID_CONTEXT)?;
-        self.objects().contexts.get(&handle).map(|c| (handle, *c)).ok_or(INVALID_CONTEXT)
+        let handle = stack(|s| s.last().copied()).flatten().ok_or(INVALID_CONTEXT)?;
+        self.objects().contexts.get(&handle).map(|c| (handle, *c)).ok_or(CONTEXT_IS_DESTROYED)
     }
 
     /// The context of a stream; null and the two special handles are the current context's.
-    pub(crate) fn of_stream(&self, stream: usize) -> Result<Context, Code> {
-        if stream <= 2 {
-            return self.current().map(|(_, c)| c.context);
+    pub(crate) fn of_stream(&self, stream: usize) -> Result<(usize, ContextObject), Code> {
+        if stream <= crate::stream::PER_THREAD {
+            return self.current();
         }
         let objects = self.objects();
-        let context = objects.streams.get(&stream).and_then(|c| objects.contexts.get(c));
-        context.map(|c| c.context).ok_or(INVALID_HANDLE)
+        let handle = objects.streams.get(&stream).map(|s| s.context).ok_or(INVALID_HANDLE)?;
+        objects.contexts.get(&handle).map(|c| (handle, *c)).ok_or(CONTEXT_IS_DESTROYED)
     }
 }
 
@@ -101,64 +161,32 @@ impl Objects {
     }
 }
 
-/// The current context of this thread.
-pub(crate) fn stack<T>(change: impl FnOnce(&mut Vec<usize>) -> T) -> T {
-    STACK.with_borrow_mut(change)
-}
-
-/// The GPU file and the folder whose device nodes say which GPUs may be used: beside this library in a driver root, at
-/// their fixed places in a container.
-fn gpu_file() -> (PathBuf, PathBuf) {
-    // SAFETY: Dl_info is plain pointers, for which null is a value.
-    let mut info: libc::Dl_info = unsafe { std::mem::zeroed() };
-    // SAFETY: the address is of this library's code; the result's string lives as long as the library.
-    let found = unsafe { libc::dladdr(cuInit as *const c_void, &raw mut info) };
-    if found != 0 && !info.dli_fname.is_null() {
-        // SAFETY: dladdr gave a C string.
-        let own = unsafe { CStr::from_ptr(info.dli_fname) }.to_string_lossy().into_owned();
-        let root = Path::new(&own).parent().and_then(Path::parent);
-        if let Some(root) = root.filter(|r| r.join("gpus").is_file()) {
-            return (root.join("gpus"), root.join("dev"));
-        }
-    }
-    (CONTAINER_FILE.into(), "/dev".into())
+/// The contexts of this thread; `None` when the thread is about to end.
+pub(crate) fn stack<T>(change: impl FnOnce(&mut Vec<usize>) -> T) -> Option<T> {
+    STACK.try_with(|stack| stack.try_borrow_mut().ok().map(|mut s| change(&mut s))).ok().flatten()
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuInit(_flags: u32) -> Code {
-    DRIVER.get_or_init(Driver::start).as_ref().err().copied().unwrap_or(SUCCESS)
+pub unsafe extern "C" fn cuInit(flags: u32) -> Code {
+    if flags != 0 {
+        return INVALID_VALUE;
+    }
+    let _one_at_a_time = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+    if DRIVER.get().is_some() {
+        return crate::code(driver().map(drop));
+    }
+    match Driver::start() {
+        Ok(started) => {
+            let _ = DRIVER.set(started);
+            SUCCESS
+        }
+        Err(code) => code,
+    }
 }
 
+/// Works before cuInit too.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuDriverGetVersion(version: *mut i32) -> Code {
     // SAFETY: the caller's pointer.
-    unsafe { put(version, 12_040) }
-}
-
-const ERRORS: [(Code, &CStr, &CStr); 11] = [
-    (0, c"CUDA_SUCCESS", c"no error"),
-    (1, c"CUDA_ERROR_INVALID_VALUE", c"invalid argument"),
-    (2, c"CUDA_ERROR_OUT_OF_MEMORY", c"out of memory"),
-    (3, c"CUDA_ERROR_NOT_INITIALIZED", c"initialization error"),
-    (100, c"CUDA_ERROR_NO_DEVICE", c"no CUDA-capable device is detected"),
-    (101, c"CUDA_ERROR_INVALID_DEVICE", c"invalid device ordinal"),
-    (201, c"CUDA_ERROR_INVALID_CONTEXT", c"invalid device context"),
-    (400, c"CUDA_ERROR_INVALID_HANDLE", c"invalid resource handle"),
-    (500, c"CUDA_ERROR_NOT_FOUND", c"named symbol not found"),
-    (600, c"CUDA_ERROR_NOT_READY", c"device not ready"),
-    (801, c"CUDA_ERROR_NOT_SUPPORTED", c"operation not supported"),
-];
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGetErrorName(error: Code, name: *mut *const c_char) -> Code {
-    let found = ERRORS.iter().find(|e| e.0 == error).map(|e| e.1.as_ptr());
-    // SAFETY: the caller's pointer.
-    found.map_or(crate::INVALID_VALUE, |text| unsafe { put(name, text) })
-}
-
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuGetErrorString(error: Code, text: *mut *const c_char) -> Code {
-    let found = ERRORS.iter().find(|e| e.0 == error).map(|e| e.2.as_ptr());
-    // SAFETY: the caller's pointer.
-    found.map_or(crate::INVALID_VALUE, |found| unsafe { put(text, found) })
+    unsafe { give(version, || Ok(CUDA_VERSION)) }
 }

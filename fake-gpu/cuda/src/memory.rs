@@ -1,47 +1,72 @@
-//! Device memory: accounted, not backed.
+//! Device memory: allocated, freed, reported.
 
-use crate::driver::driver;
-use crate::{Code, INVALID_VALUE, OUT_OF_MEMORY, SUCCESS, code, put};
+use fake_gpu::Kind;
 
-fn alloc(bytes: u64) -> Result<u64, Code> {
-    if bytes == 0 {
-        return Err(INVALID_VALUE);
+use crate::capture::refuse_unsafe;
+use crate::driver::{driver, is_timeless, timeless_address};
+use crate::{Code, INVALID_VALUE, SUCCESS, code, give, give_if_wanted, of_gpu};
+
+/// Rows of pitched memory begin at multiples of this, the widest alignment the real driver uses.
+const PITCH: usize = 512;
+
+fn alloc(bytes: usize, kind: Kind) -> Result<u64, Code> {
+    if is_timeless() && kind == Kind::Device {
+        return Ok(timeless_address(bytes));
     }
     let driver = driver()?;
     let (_, object) = driver.current()?;
-    driver.process.alloc(object.context, bytes).map_err(|_| OUT_OF_MEMORY)
+    if bytes == 0 {
+        return Err(INVALID_VALUE);
+    }
+    refuse_unsafe(driver)?;
+    let address = driver.process.alloc(object.context, bytes as u64, kind).map_err(|e| of_gpu(&e))?;
+    if kind == Kind::Managed {
+        driver.objects().managed.insert(address);
+    }
+    Ok(address)
 }
 
-fn free(address: u64) -> Result<(), Code> {
-    let driver = driver()?;
-    // A free waits for what may still use the memory, as the real one does.
-    if let Ok((_, object)) = driver.current() {
-        driver.process.synchronize(object.context);
+/// Frees linear memory, what a pool handed out, and what a graph allocated.
+pub(crate) fn free(address: u64, waits: bool) -> Result<(), Code> {
+    if is_timeless() {
+        return Ok(());
     }
-    if address == 0 || driver.process.free(address) { Ok(()) } else { Err(INVALID_VALUE) }
+    let driver = driver()?;
+    let (_, current) = driver.current()?;
+    if address == 0 {
+        return Ok(());
+    }
+    if waits {
+        refuse_unsafe(driver)?;
+        let context = driver.process.context_of(address).unwrap_or(current.context);
+        // A free waits for what may still use the memory, as the real one does.
+        driver.process.synchronize(context);
+    }
+    if crate::pool::free(driver, address) || driver.objects().graphs.memory.free(&driver.process, address) {
+        if waits {
+            crate::pool::settle(driver);
+        }
+        return Ok(());
+    }
+    if crate::ipc::is_opened(driver, address) || driver.objects().physical.mapped.contains_key(&address) {
+        return Err(INVALID_VALUE);
+    }
+    crate::ipc::forget(driver, address);
+    driver.objects().managed.remove(&address);
+    driver.process.free(address).then_some(()).ok_or(INVALID_VALUE)
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> Code {
-    if address.is_null() {
-        return INVALID_VALUE;
-    }
-    match alloc(bytes as u64) {
-        // SAFETY: the caller's pointer.
-        Ok(found) => unsafe { put(address, found) },
-        Err(code) => code,
-    }
+    // SAFETY: the caller's pointer.
+    unsafe { give(address, || alloc(bytes, Kind::Device)) }
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemAlloc(address: *mut u32, bytes: u32) -> Code {
-    let mut wide = 0u64;
-    // SAFETY: a local.
-    match unsafe { cuMemAlloc_v2(&raw mut wide, bytes as usize) } {
-        // SAFETY: the caller's pointer. 32-bit addresses are all the first ABI has.
-        SUCCESS => unsafe { put(address, wide as u32) },
-        code => code,
-    }
+    let make = || Ok(alloc(bytes as usize, Kind::Narrow)? as u32);
+    // SAFETY: the caller's pointer.
+    unsafe { give(address, make) }
 }
 
 #[unsafe(no_mangle)]
@@ -50,70 +75,158 @@ pub unsafe extern "C" fn cuMemAllocPitch_v2(
     pitch: *mut usize,
     width: usize,
     height: usize,
-    _element: u32,
+    element: u32,
 ) -> Code {
-    let row = width.next_multiple_of(512);
-    let Some(bytes) = row.checked_mul(height) else { return INVALID_VALUE };
-    // SAFETY: the caller's pointers, passed on.
-    match unsafe { cuMemAlloc_v2(address, bytes) } {
-        // SAFETY: as above.
-        SUCCESS => unsafe { put(pitch, row) },
-        code => code,
+    let row = width.checked_next_multiple_of(PITCH);
+    let (Some(row), true) = (row, matches!(element, 4 | 8 | 16) && !pitch.is_null()) else {
+        return INVALID_VALUE;
+    };
+    // More than there are numbers for is more than there is memory.
+    let bytes = row.saturating_mul(height);
+    // SAFETY: the caller's pointer.
+    let made = unsafe { give(address, || alloc(bytes, Kind::Device)) };
+    if made == SUCCESS {
+        // SAFETY: the caller's pointer, not null.
+        unsafe { pitch.write(row) };
     }
+    made
+}
+
+/// The first ABI has 32 bits for addresses and sizes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemAllocPitch(
+    address: *mut u32,
+    pitch: *mut u32,
+    width: u32,
+    height: u32,
+    element: u32,
+) -> Code {
+    let row = width.checked_next_multiple_of(PITCH as u32);
+    let (Some(row), true) = (row, matches!(element, 4 | 8 | 16) && !pitch.is_null()) else {
+        return INVALID_VALUE;
+    };
+    let make = || Ok(alloc(row as usize * height as usize, Kind::Narrow)? as u32);
+    // SAFETY: the caller's pointer.
+    let made = unsafe { give(address, make) };
+    if made == SUCCESS {
+        // SAFETY: the caller's pointer, not null.
+        unsafe { pitch.write(row) };
+    }
+    made
+}
+
+/// `CU_MEM_ATTACH_GLOBAL` and `CU_MEM_ATTACH_HOST`.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemAllocManaged(address: *mut u64, bytes: usize, flags: u32) -> Code {
+    if !matches!(flags, 1 | 2) {
+        return INVALID_VALUE;
+    }
+    // SAFETY: the caller's pointer.
+    unsafe { give(address, || alloc(bytes, Kind::Managed)) }
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAllocManaged(address: *mut u64, bytes: usize, _flags: u32) -> Code {
-    // SAFETY: the caller's pointer, passed on.
-    unsafe { cuMemAlloc_v2(address, bytes) }
+pub unsafe extern "C" fn cuMemFree_v2(address: u64) -> Code {
+    code(free(address, true))
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAllocAsync(address: *mut u64, bytes: usize, _stream: usize) -> Code {
-    // SAFETY: the caller's pointer, passed on.
-    unsafe { cuMemAlloc_v2(address, bytes) }
+pub unsafe extern "C" fn cuMemFree(address: u32) -> Code {
+    code(free(address.into(), true))
 }
 
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemFreeAsync(address: u64, _stream: usize) -> Code {
-    code(free(address))
+fn info() -> Result<(u64, u64), Code> {
+    static TIMELESS: std::sync::OnceLock<(u64, u64)> = std::sync::OnceLock::new();
+    let driver = driver()?;
+    if is_timeless() {
+        return Ok(*TIMELESS.get_or_init(|| driver.process.memory(driver.devices[0])));
+    }
+    let (_, object) = driver.current()?;
+    Ok(driver.process.memory(object.context.gpu()))
 }
 
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemFree_v2(address: u64) -> Code {
-    code(free(address))
-}
-
-#[unsafe(no_mangle)]
-pub extern "C" fn cuMemFree(address: u32) -> Code {
-    code(free(u64::from(address)))
-}
-
+/// Either pointer may be null.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> Code {
-    let asked = driver().and_then(|d| d.current().map(|(_, object)| d.process.memory(object.context.gpu())));
-    match asked {
-        // SAFETY: the caller's pointers.
-        Ok((f, t)) => unsafe { put(free, f as usize) | put(total, t as usize) },
+    match info() {
+        Ok((f, t)) => {
+            // SAFETY: the caller's pointers.
+            unsafe {
+                give_if_wanted(free, f as usize);
+                give_if_wanted(total, t as usize);
+            }
+            SUCCESS
+        }
         Err(code) => code,
     }
 }
 
-fn known(address: u64) -> Result<(), Code> {
-    driver()?.process.size(address).map(drop).ok_or(INVALID_VALUE)
+/// The first ABI has 32 bits for the sizes.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemGetInfo(free: *mut u32, total: *mut u32) -> Code {
+    match info() {
+        Ok((f, t)) => {
+            // SAFETY: the caller's pointers.
+            unsafe {
+                give_if_wanted(free, u32::try_from(f).unwrap_or(u32::MAX));
+                give_if_wanted(total, u32::try_from(t).unwrap_or(u32::MAX));
+            }
+            SUCCESS
+        }
+        Err(code) => code,
+    }
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuMemcpyHtoD_v2(to: u64, _from: *const u8, _bytes: usize) -> Code {
-    code(known(to))
+pub unsafe extern "C" fn cuMemGetAddressRange_v2(begin: *mut u64, bytes: *mut usize, address: u64) -> Code {
+    match driver().and_then(|d| d.process.allocation_at(address).ok_or(crate::NOT_FOUND)) {
+        Ok((b, size)) => {
+            // SAFETY: the caller's pointers.
+            unsafe {
+                give_if_wanted(begin, b);
+                give_if_wanted(bytes, size as usize);
+            }
+            SUCCESS
+        }
+        Err(code) => code,
+    }
+}
+
+/// `CUmemAttach_flags`, advice and prefetches of managed memory say nothing to a fake: all of it is charged to the GPU.
+fn managed(address: u64, bytes: usize) -> Result<(), Code> {
+    let driver = driver()?;
+    let begin = driver.process.allocation_at(address).map(|(begin, _)| begin).ok_or(INVALID_VALUE)?;
+    let is_managed = driver.objects().managed.contains(&begin);
+    (is_managed && driver.process.holds(address, bytes as u64)).then_some(()).ok_or(INVALID_VALUE)
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuMemcpyDtoH_v2(_to: *mut u8, from: u64, _bytes: usize) -> Code {
-    code(known(from))
+pub unsafe extern "C" fn cuMemAdvise(address: u64, bytes: usize, _advice: i32, _device: i32) -> Code {
+    code(managed(address, bytes))
 }
 
 #[unsafe(no_mangle)]
-pub extern "C" fn cuMemsetD8_v2(to: u64, _value: u8, _count: usize) -> Code {
-    code(known(to))
+pub unsafe extern "C" fn cuMemAdvise_v2(address: u64, bytes: usize, _advice: i32, _location: u64) -> Code {
+    code(managed(address, bytes))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemPrefetchAsync(address: u64, bytes: usize, _device: i32, stream: usize) -> Code {
+    code(driver().and_then(|d| d.of_stream(stream)).and_then(|_| managed(address, bytes)))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemPrefetchAsync_v2(
+    address: u64,
+    bytes: usize,
+    _location: u64,
+    _flags: u32,
+    stream: usize,
+) -> Code {
+    code(driver().and_then(|d| d.of_stream(stream)).and_then(|_| managed(address, bytes)))
+}
+
+crate::per_thread! {
+    cuMemPrefetchAsync_ptsz = cuMemPrefetchAsync(address: u64, bytes: usize, device: i32; stream; );
+    cuMemPrefetchAsync_v2_ptsz = cuMemPrefetchAsync_v2(address: u64, bytes: usize, location: u64, flags: u32; stream; );
 }

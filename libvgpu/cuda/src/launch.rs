@@ -117,18 +117,19 @@ impl Device {
     /// Takes the cost from the thread's credit or the bucket, and sleeps until it can be had.
     fn pay(&self, ordinal: i32, cost: u64) {
         let (of, credit) = CREDIT.get();
-        if of == ordinal && credit >= cost {
+        let credit = if of == ordinal { credit } else { 0 };
+        if credit >= cost {
             CREDIT.set((ordinal, credit - cost));
             return;
         }
-        let take = cost.max(CHUNK);
+        let take = cost.saturating_sub(credit).max(CHUNK);
         while let Some((held, cores)) = self.purse().filter(|(_, cores)| *cores != 0) {
             let time = &held.share.usage.time.0;
             let at = now();
             match bucket::draw(&time.bucket, at, take, cores) {
                 Ok(()) => {
                     time.charged.fetch_add(take, Ordering::Relaxed);
-                    CREDIT.set((ordinal, take - cost));
+                    CREDIT.set((ordinal, credit.saturating_add(take).saturating_sub(cost)));
                     return;
                 }
                 Err(again) => {
