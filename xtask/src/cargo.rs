@@ -15,6 +15,15 @@ pub(crate) fn root() -> &'static Path {
 pub(crate) fn command() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(root());
+    // What `cargo run` tells this program about its own package. Build scripts that watch it (ring's, for one) would run
+    // again, and everything above them would compile again, whenever cargo is called without xtask in between.
+    for (name, _) in std::env::vars_os() {
+        if let Some(text) = name.to_str()
+            && (text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_"))
+        {
+            cargo.env_remove(name);
+        }
+    }
     cargo
 }
 
