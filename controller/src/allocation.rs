@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | we die between finalizer and status | a guarded claim without allocation | the next pass plans it |
 //! | conflict on either write | nothing of ours | the pod alone is planned again |
+//! | no answer to the allocation | it took, or may take yet | asked and fenced: [`settle`] |
 //! | we die between the last claim and the gate | an allocated, gated pod | the next pass takes the gate |
 //! | the pod goes before it is reserved | an allocation nobody uses | taken back after a fresh look |
 //!
@@ -44,6 +45,12 @@ pub enum WriteError {
         /// What was tried.
         what: &'static str,
         /// Namespace and name.
+        object: String,
+    },
+    /// The controller ends; it was not tried.
+    #[error("allocate claim {object}: this controller ends")]
+    Stopped {
+        /// Name.
         object: String,
     },
     /// The API server refused.
@@ -131,6 +138,11 @@ pub fn allocation(
     })
 }
 
+/// Whether a claim has the finalizer without which it is not allocated.
+pub fn is_guarded(claim: &ResourceClaim) -> bool {
+    claim.finalizers().iter().any(|f| f == CLAIM_FINALIZER)
+}
+
 /// Guards and allocates a claim; gives it as stored.
 ///
 /// # Errors
@@ -138,7 +150,7 @@ pub fn allocation(
 pub async fn allocate(client: &Client, node: &str, grant: &Grant) -> Result<ResourceClaim, WriteError> {
     let (api, name, object) = (claims(client, &grant.claim), grant.claim.name_any(), path(&*grant.claim));
     let mut guarded = (*grant.claim).clone();
-    if !guarded.finalizers().iter().any(|f| f == CLAIM_FINALIZER) {
+    if !is_guarded(&guarded) {
         let mut finalizers = guarded.finalizers().to_vec();
         finalizers.push(CLAIM_FINALIZER.to_owned());
         let patch =
@@ -173,14 +185,34 @@ pub async fn clear(
     let patch = Patch::Merge(patch);
     let cleared =
         timed("clear claim", &object, api.patch_status(&name, &PatchParams::default(), &patch)).await?;
-    if !unguard {
-        return Ok(cleared);
-    }
-    let finalizers: Vec<&String> = cleared.finalizers().iter().filter(|f| *f != CLAIM_FINALIZER).collect();
-    let patch =
-        json!({"metadata": {"resourceVersion": cleared.resource_version(), "finalizers": finalizers}});
+    if unguard { self::unguard(client, &cleared).await } else { Ok(cleared) }
+}
+
+async fn unguard(client: &Client, claim: &ResourceClaim) -> Result<ResourceClaim, WriteError> {
+    let (api, name, object) = (claims(client, claim), claim.name_any(), path(claim));
+    let finalizers: Vec<&String> = claim.finalizers().iter().filter(|f| *f != CLAIM_FINALIZER).collect();
+    let patch = json!({"metadata": {"resourceVersion": claim.resource_version(), "finalizers": finalizers}});
     let patch = Patch::Merge(patch);
     timed("unguard claim", &object, api.patch(&name, &PatchParams::default(), &patch)).await
+}
+
+/// Finds out what became of an allocation without an answer. The claim, if it took; otherwise the guard is taken away,
+/// which changes the version the allocation was sent with: from then on it cannot take.
+///
+/// # Errors
+/// [`WriteError`]: still unknown, ask again.
+pub async fn settle(client: &Client, claim: &ResourceClaim) -> Result<Option<ResourceClaim>, WriteError> {
+    let (api, name, object) = (claims(client, claim), claim.name_any(), path(claim));
+    let found = timed("read claim", &object, api.get_opt(&name)).await?;
+    let Some(found) = found.filter(|f| f.uid() == claim.uid()) else { return Ok(None) };
+    if crate::model::is_allocated(&found) {
+        return Ok(Some(found));
+    }
+    // Without the guard it was somebody else who took it: no allocation of that version is left to fear.
+    if is_guarded(&found) {
+        unguard(client, &found).await?;
+    }
+    Ok(None)
 }
 
 /// Takes our gate, and only ours, from a pod. A pod without it is left alone.

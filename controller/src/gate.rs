@@ -31,7 +31,7 @@ pub fn classes(devices: Option<&DeviceClaim>) -> Vec<&str> {
     names
 }
 
-fn wanted(stores: &Stores, is_ours: &dyn Fn(&str) -> bool) -> Wanted {
+fn wanted(stores: &Stores, is_ours: &(dyn Fn(&str) -> bool + Sync)) -> Wanted {
     let mut wanted = Wanted::new();
     let mut list = |namespace: Option<String>, key: String| {
         wanted.entry(namespace.unwrap_or_default()).or_default().insert(key, String::new());
@@ -60,7 +60,7 @@ impl Gate {
     }
 
     /// Writes what changed.
-    pub async fn sync(&mut self, stores: &Stores, is_ours: &dyn Fn(&str) -> bool) {
+    pub async fn sync(&mut self, stores: &Stores, is_ours: &(dyn Fn(&str) -> bool + Sync)) {
         if let Err(error) = self.write(&wanted(stores, is_ours)).await {
             tracing::warn!(error = format!("{error:#}"), "the gate's ConfigMaps were not written");
             // What took and what did not is not known any more.

@@ -6,6 +6,7 @@
 //!
 //! | room | what |
 //! |---|---|
+//! | [`controller`], [`leader`] | from the Lease to the end |
 //! | [`stores`] | what the watches have brought |
 //! | [`pod`], [`node`], [`class`], [`request`], [`slice`] | pure: what an object means |
 //! | [`model`] | all of it as the engine sees it |
@@ -17,6 +18,7 @@
 pub mod allocation;
 pub mod args;
 pub mod class;
+pub mod controller;
 pub mod events;
 pub mod gate;
 pub mod leader;

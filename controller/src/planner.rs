@@ -1,21 +1,25 @@
 //! The task that decides: it looks at everything, does what is due, and sleeps until something changes.
 
 mod upkeep;
+mod writer;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::StreamExt;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use vgpu_allocator::{Demand, MemoryAsk, NodeExclusion, Placement as Placed, Request, Share};
 use vgpu_api::{Placement, Policy};
 
-use crate::allocation::{self, Grant, WriteError};
+use crate::allocation::{self, Grant};
 use crate::class::{self, Selectors};
 use crate::events::{Events, Saying, reference};
 use crate::gate::{self, Gate};
@@ -25,6 +29,7 @@ use crate::pod;
 use crate::publisher::Publisher;
 use crate::request::{self, Asked, Invalid, Known};
 use crate::stores::Stores;
+use writer::{Report, Writer};
 
 /// Pods written at the same time.
 const WRITERS: usize = 32;
@@ -33,20 +38,19 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// Decides and writes until it is dropped.
 pub struct Planner {
-    client: Client,
+    writer: Writer,
+    reports: mpsc::UnboundedReceiver<Report>,
+    /// Everything under way. Ends with the planner.
+    tasks: JoinSet<()>,
     stores: Stores,
-    events: Arc<Events>,
-    metrics: Arc<Metrics>,
     defaults: Placement,
     selectors: Selectors,
     publisher: Publisher,
     gate: Gate,
-    writers: Arc<Semaphore>,
-    reports: (mpsc::UnboundedSender<Report>, mpsc::UnboundedReceiver<Report>),
     /// Pods (UIDs) with a write under way.
     writing: HashSet<String>,
     /// What claims (UIDs) were promised and their watch has not shown yet.
-    promised: HashMap<String, Promise>,
+    promised: BTreeMap<String, Promise>,
     upkeep: upkeep::Upkeep,
 }
 
@@ -60,23 +64,19 @@ struct Promise {
     version: Option<u64>,
 }
 
-/// How a write ended.
-struct Report {
-    pod: String,
-    /// Claims (UIDs) with the version they were stored at; none if the write failed.
-    written: Vec<(String, u64)>,
-    /// Claims (UIDs) that were to be written.
-    promised: Vec<String>,
-}
-
 /// A pod that waits, and what it waits for.
 struct Waiting {
     pod: Arc<Pod>,
-    /// Not allocated yet, with its name in the pod.
-    open: Vec<(String, Arc<ResourceClaim>)>,
+    /// All of its claims that are ours, with their names in the pod.
+    claims: Vec<Named>,
+    /// Those that are not allocated yet.
+    open: Vec<Named>,
     /// Node of the claims that are allocated already.
     node: Option<String>,
 }
+
+/// A claim with its name in the pod.
+type Named = (String, Arc<ResourceClaim>);
 
 /// What a pod's claims are like.
 enum Standing {
@@ -98,50 +98,95 @@ fn version<K: ResourceExt>(object: &K) -> u64 {
 impl Planner {
     /// Starts the watches.
     pub fn start(client: Client, defaults: Placement, metrics: Arc<Metrics>) -> Self {
-        Self {
-            stores: Stores::start(&client),
+        let (sender, reports) = mpsc::unbounded_channel();
+        let writer = Writer {
+            client: client.clone(),
             events: Arc::new(Events::new(client.clone(), None)),
+            metrics,
+            reports: sender,
+            turns: Arc::new(Semaphore::new(WRITERS)),
+            stopping: Arc::default(),
+            unsettled: Arc::default(),
+        };
+        Self {
+            writer,
+            reports,
+            tasks: JoinSet::new(),
+            stores: Stores::start(&client),
             publisher: Publisher::new(client.clone()),
-            gate: Gate::new(client.clone()),
-            writers: Arc::new(Semaphore::new(WRITERS)),
-            reports: mpsc::unbounded_channel(),
+            gate: Gate::new(client),
             writing: HashSet::new(),
-            promised: HashMap::new(),
+            promised: BTreeMap::new(),
             upkeep: upkeep::Upkeep::default(),
             selectors: Selectors::default(),
-            client,
-            metrics,
             defaults,
         }
     }
 
-    /// Decides for ever.
-    pub async fn run(mut self) {
+    /// Decides until it is told to stop, then lets what is under way end. True if every allocation that was sent has
+    /// taken or never will.
+    pub async fn run(mut self, stop: impl Future<Output = ()>) -> bool {
+        let mut stop = std::pin::pin!(stop);
+        tokio::select! {
+            biased;
+            () = &mut stop => {}
+            () = self.decide() => {}
+        }
+        self.writer.stopping.store(true, Ordering::Relaxed);
+        while self.tasks.join_next().await.is_some() {}
+        !self.writer.unsettled.load(Ordering::Relaxed)
+    }
+
+    async fn decide(&mut self) {
         self.stores.ready().await;
+        self.fence().await;
         loop {
             self.pass().await;
-            let changed = self.stores.changed.clone();
             tokio::select! {
-                () = changed.notified() => {}
-                report = self.reports.1.recv() => self.take(report),
+                biased;
+                report = self.reports.recv() => self.take(report),
+                () = self.stores.changed.notified() => {}
                 () = tokio::time::sleep(TICK) => {}
             }
             // What comes together is looked at together.
             tokio::time::sleep(Duration::from_millis(3)).await;
-            while let Ok(report) = self.reports.1.try_recv() {
+            while let Ok(report) = self.reports.try_recv() {
                 self.take(Some(report));
             }
+            while self.tasks.try_join_next().is_some() {}
         }
+    }
+
+    /// Makes sure that no allocation a predecessor sent can take any more: claims it had guarded lose the guard, and with
+    /// it the version the allocation was sent with. Some may have been cleared by it a moment ago, hence the rest.
+    async fn fence(&mut self) {
+        let ours = self.our_classes(&Model::build(&self.stores));
+        let mut open = self.stores.claims.state();
+        open.retain(|c| allocation::is_guarded(c) && !model::is_allocated(c));
+        open.retain(|c| gate::classes(c.spec.devices.as_ref()).iter().any(|class| ours.contains(*class)));
+        open.sort_by_key(|c| (c.namespace(), c.name_any()));
+        if open.is_empty() {
+            return;
+        }
+        let writer = self.writer.clone();
+        let settle = |claim: Arc<ResourceClaim>| {
+            let writer = writer.clone();
+            async move { drop(writer.settle(&claim).await) }
+        };
+        futures::stream::iter(open).for_each_concurrent(WRITERS, settle).await;
+        tokio::time::sleep(upkeep::REST).await;
     }
 
     fn take(&mut self, report: Option<Report>) {
         let Some(report) = report else { return };
         self.writing.remove(&report.pod);
+        self.upkeep.wrote(&report.pod, !report.failed, Instant::now());
         for claim in &report.promised {
             match report.written.iter().find(|(uid, _)| uid == claim) {
                 Some((_, version)) => {
                     if let Some(promise) = self.promised.get_mut(claim) {
                         promise.version = Some(*version);
+                        self.upkeep.allocated(&report.pod, &promise.node, claim);
                     }
                 }
                 None => drop(self.promised.remove(claim)),
@@ -150,7 +195,7 @@ impl Planner {
     }
 
     async fn pass(&mut self) {
-        self.publisher.sync(&self.stores, &self.events).await;
+        self.publisher.sync(&self.stores, &self.writer.events).await;
         let mut model = Model::build(&self.stores);
         self.settle_promises(&mut model);
         let ours = self.our_classes(&model);
@@ -163,33 +208,43 @@ impl Planner {
         for pod in pods.iter().filter(|p| !pod::is_done(p) && !pod::is_going(p)) {
             let uid = pod.uid().unwrap_or_default();
             if self.writing.contains(&uid) {
+                // What it was given it keeps meanwhile.
+                if let Some(node) = self.upkeep.held_on(&uid) {
+                    model.cluster.hold_pod(&uid, pod::bound_to(pod).unwrap_or(node), pod::room(pod));
+                }
                 continue;
             }
             match self.standing(pod, &ours) {
                 Standing::Aside => {}
                 Standing::Invalid(claim, invalid) => self.say_invalid(pod, &claim, &invalid),
-                Standing::Waiting(found) => waiting.push(found),
+                Standing::Waiting(found) => match self.lost_node(&found) {
+                    Some(node) => self.let_go(pod, &node, "an allocation of it was cleared", now),
+                    None => waiting.push(found),
+                },
                 Standing::Allocated { claims, node } => {
                     if pod::bound_to(pod).is_none() && !model.cluster.node_names().any(|n| n == node) {
                         // The node left; the scheduler will say so, and then the pod is planned anew.
                         tracing::debug!(pod = pod.name_any(), node, "allocated on a node that is gone");
                     }
                     model.cluster.hold_pod(&uid, pod::bound_to(pod).unwrap_or(&node), pod::room(pod));
+                    for claim in claims.iter().filter(|_| pod::bound_to(pod).is_none()) {
+                        self.upkeep.allocated(&uid, &node, &claim.uid().unwrap_or_default());
+                    }
                     self.keep_up(pod, claims, &node, now);
                 }
             }
         }
-        self.metrics.waiting.set(waiting.len() as i64);
+        self.writer.metrics.waiting.set(waiting.len() as i64);
         for found in waiting {
             self.plan(&mut model, found, &ours, now);
         }
         self.take_back(&model, now);
-        self.check_overcommitment(&model);
+        self.check_overcommitment(&model, now);
         let alive: HashSet<String> =
             pods.iter().filter_map(|p| p.uid()).chain(model.claims.keys().cloned()).collect();
         self.upkeep.keep_only(&alive);
         let nodes: HashSet<String> = self.stores.gpu_nodes.state().iter().filter_map(|n| n.uid()).collect();
-        self.events.keep_only(&|uid| alive.contains(uid) || nodes.contains(uid));
+        self.writer.events.keep_only(&|uid| alive.contains(uid) || nodes.contains(uid));
     }
 
     /// Names of the classes that are ours, of all that are named anywhere.
@@ -225,7 +280,7 @@ impl Planner {
 
     fn standing(&self, pod: &Arc<Pod>, ours: &HashSet<String>) -> Standing {
         let namespace = pod.namespace().unwrap_or_default();
-        let (mut open, mut allocated, mut mine, mut complete) = (Vec::new(), Vec::new(), false, true);
+        let (mut claims, mut complete): (Vec<Named>, bool) = (Vec::new(), true);
         for named in pod::claims(pod) {
             let found =
                 named.claim.and_then(|c| self.stores.claims.get(&ObjectRef::new(&c).within(&namespace)));
@@ -237,7 +292,6 @@ impl Planner {
             if !classes.iter().any(|c| ours.contains(*c)) {
                 continue;
             }
-            mine = true;
             if let Some(other) = classes.iter().find(|c| !ours.contains(**c)) {
                 let note = format!(
                     "spec.devices.requests: {other:?} is another driver's class; a claim cannot mix drivers, put it into \
@@ -249,26 +303,40 @@ impl Planner {
                 // Written, and not shown yet.
                 return Standing::Aside;
             }
-            if model::is_allocated(&claim) { allocated.push(claim) } else { open.push((named.name, claim)) }
+            claims.push((named.name, claim));
         }
-        if !mine || !complete {
+        if claims.is_empty() || !complete {
             return Standing::Aside;
         }
-        let node = allocated.iter().find_map(|c| model::node_of(c));
+        let node = claims.iter().find_map(|(_, c)| model::node_of(c));
+        let open: Vec<Named> = claims.iter().filter(|(_, c)| !model::is_allocated(c)).cloned().collect();
         match (open.is_empty(), node) {
-            (true, Some(node)) => Standing::Allocated { claims: allocated, node },
+            (true, Some(node)) => {
+                Standing::Allocated { claims: claims.into_iter().map(|(_, claim)| claim).collect(), node }
+            }
             (true, None) => Standing::Aside,
-            (false, node) => Standing::Waiting(Waiting { pod: pod.clone(), open, node }),
+            (false, node) => Standing::Waiting(Waiting { pod: pod.clone(), claims, open, node }),
         }
     }
 
-    fn say(&self, about: k8s_openapi::api::core::v1::ObjectReference, saying: Saying) {
-        let events = self.events.clone();
-        tokio::spawn(async move { events.say(about, saying).await });
+    fn say(&mut self, about: k8s_openapi::api::core::v1::ObjectReference, saying: Saying) {
+        if let Some(saying) = self.writer.events.due(&about, saying, Instant::now()) {
+            let events = self.writer.events.clone();
+            self.tasks.spawn(async move { events.write(about, saying).await });
+        }
     }
 
-    fn say_invalid(&self, pod: &Pod, claim: &ResourceClaim, invalid: &Invalid) {
-        self.metrics.invalid.inc();
+    /// Node of a waiting pod one of whose claims was allocated before and is not any more, by whomever.
+    fn lost_node(&self, waiting: &Waiting) -> Option<String> {
+        if pod::bound_to(&waiting.pod).is_some() || pod::nominated(&waiting.pod).is_some() {
+            return None;
+        }
+        let open = waiting.open.iter().filter_map(|(_, claim)| claim.uid());
+        self.upkeep.lost(&waiting.pod.uid().unwrap_or_default(), open)
+    }
+
+    fn say_invalid(&mut self, pod: &Pod, claim: &ResourceClaim, invalid: &Invalid) {
+        self.writer.metrics.invalid.inc();
         let note = format!("ResourceClaim {}: {}", claim.name_any(), invalid.note);
         self.say(reference(pod), Saying::warning(invalid.reason, note.clone()));
         self.say(reference(claim), Saying::warning(invalid.reason, note));
@@ -277,35 +345,73 @@ impl Planner {
     fn plan(&mut self, model: &mut Model, waiting: Waiting, ours: &HashSet<String>, now: Instant) {
         let pod = &waiting.pod;
         let uid = pod.uid().unwrap_or_default();
-        if pod::has_other_gates(pod) || self.upkeep.must_rest(&uid, now) {
+        // Another pod of this pass may have been given a claim they share.
+        let is_promised =
+            |claim: &ResourceClaim| self.promised.contains_key(&claim.uid().unwrap_or_default());
+        if pod::has_other_gates(pod)
+            || waiting.open.iter().any(|(_, claim)| is_promised(claim))
+            || self.upkeep.must_rest(&uid, now)
+        {
             return;
         }
-        let (demand, asked) = match self.demand(model, &waiting, ours, now) {
+        if let Some((demand, placed, asked)) = self.complete(model, &waiting, ours, now) {
+            return self.write(model, waiting, &demand, placed, asked);
+        }
+        let (demand, asked) = match self.demand(model, &waiting, &waiting.open, ours, now) {
             Ok(found) => found,
             Err((claim, invalid)) => return self.say_invalid(pod, &claim, &invalid),
         };
         let began = std::time::Instant::now();
         let answer = model.cluster.plan(&demand);
-        self.metrics.plan_seconds.observe(began.elapsed().as_secs_f64());
+        self.writer.metrics.plan_seconds.observe(began.elapsed().as_secs_f64());
         match answer {
             Ok(placed) => self.write(model, waiting, &demand, placed, asked),
             Err(refusal) => {
-                self.metrics.refused.inc();
+                self.writer.metrics.refused.inc();
                 self.say(reference(&**pod), Saying::warning("NotPlaced", refusal.to_string()));
-                if waiting.node.is_some() && pod::bound_to(pod).is_none() {
+                if let Some(node) = waiting.node.as_deref().filter(|_| pod::bound_to(pod).is_none()) {
                     // Part of it is allocated where the rest does not fit: it must not hold on to that part.
-                    self.let_go(pod, "the pod's other claims do not fit there", now);
+                    self.let_go(pod, node, "the pod's other claims do not fit there", now);
                 }
             }
         }
     }
 
-    /// What a pod asks of the engine, and of each claim what its allocation needs.
+    /// The rest of a plan of which a part is written: the plan of the whole pod, if it gives the allocated claims what they
+    /// have. Otherwise the world has changed, and the rest is planned by itself.
+    fn complete(
+        &self,
+        model: &mut Model,
+        waiting: &Waiting,
+        ours: &HashSet<String>,
+        now: Instant,
+    ) -> Option<(Demand, Placed, Vec<Asked>)> {
+        let uid = |claim: &ResourceClaim| claim.uid().unwrap_or_default();
+        let held: Vec<&Named> = waiting.claims.iter().filter(|(_, c)| model::is_allocated(c)).collect();
+        if held.is_empty() {
+            return None;
+        }
+        let (demand, asked) = self.demand(model, waiting, &waiting.claims, ours, now).ok()?;
+        held.iter().for_each(|(_, claim)| model.cluster.drop_claim(&uid(claim)));
+        let placed = model.cluster.plan(&demand);
+        held.iter().for_each(|(_, claim)| model.cluster.hold_claim(&uid(claim), model::shares(claim)));
+        let placed = placed.ok()?;
+        let agrees = |(_, claim): &&Named| {
+            let planned = placed.shares.iter().filter(|s| s.claim == uid(claim)).map(|s| &s.gpu);
+            planned.eq(model::own_results(claim).iter().map(|r| &r.device))
+        };
+        let open = waiting.claims.iter().zip(asked).filter(|((_, c), _)| !model::is_allocated(c));
+        let asked = open.map(|(_, asked)| asked).collect();
+        held.iter().all(agrees).then_some((demand, placed, asked))
+    }
+
+    /// What claims of a pod ask of the engine, and of each claim what its allocation needs.
     #[allow(clippy::type_complexity, reason = "an error is the claim it is about and what is wrong with it")]
     fn demand(
         &self,
         model: &Model,
         waiting: &Waiting,
+        claims: &[Named],
         ours: &HashSet<String>,
         now: Instant,
     ) -> Result<(Demand, Vec<Asked>), (Arc<ResourceClaim>, Invalid)> {
@@ -319,7 +425,7 @@ impl Planner {
         };
         let (mut requests, mut all, mut policies): (Vec<Request>, Vec<Asked>, Vec<Policy>) =
             Default::default();
-        for (name, claim) in &waiting.open {
+        for (name, claim) in claims {
             let mut asked = request::read(claim, &known).map_err(|i| (claim.clone(), i))?;
             for request in &mut asked.requests {
                 request.containers = pod::users(pod, name, &request.name);
@@ -329,15 +435,18 @@ impl Planner {
             all.push(asked);
         }
         let policy = request::node_policy(&policies, self.defaults.node);
-        let node_policy = policy.map_err(|invalid| (waiting.open[0].1.clone(), invalid))?;
+        let node_policy = policy.map_err(|invalid| (claims[0].1.clone(), invalid))?;
         let volumes = model::volume_affinity(&self.stores, pod);
         let bound = pod::bound_to(pod);
         // A bound pod goes nowhere else, whatever the node has become.
         let mut excluded = if bound.is_some() { Default::default() } else { model.excluded(pod, &volumes) };
-        for node in self.upkeep.avoided(&pod.uid().unwrap_or_default(), now) {
+        let nominated = pod::nominated(pod);
+        let penalties = self.upkeep.avoided(&pod.uid().unwrap_or_default(), now);
+        // The node others are preempted on for this pod is the one to go to, whatever was before.
+        for node in penalties.into_iter().filter(|n| bound.is_none() && nominated != Some(n.as_str())) {
             excluded.entry(node).or_insert(NodeExclusion("RejectedByScheduler".to_owned()));
         }
-        let only_node = bound.or(waiting.node.as_deref()).or(pod::nominated(pod)).map(str::to_owned);
+        let only_node = bound.or(waiting.node.as_deref()).or(nominated).map(str::to_owned);
         let room = if bound.is_some() { Default::default() } else { pod::room(pod) };
         Ok((Demand { room, requests, node_policy, only_node, excluded }, all))
     }
@@ -384,51 +493,9 @@ impl Planner {
         model.cluster.hold_pod(&uid, &placed.node, pod::room(&pod));
         self.writing.insert(uid.clone());
         let note = placed_note(demand, &placed);
-        let (client, events, metrics) = (self.client.clone(), self.events.clone(), self.metrics.clone());
-        let (writers, reports) = (self.writers.clone(), self.reports.0.clone());
-        tokio::spawn(async move {
-            let _turn = writers.acquire().await;
-            let mut written = Vec::new();
-            let done = write_pod(&client, &pod, &placed.node, &grants, &mut written).await;
-            match done {
-                Ok(()) => {
-                    metrics.placed.inc();
-                    events.say(reference(&*pod), Saying::normal("Placed", note)).await;
-                }
-                Err(error) => {
-                    metrics.failed_writes.inc();
-                    tracing::info!(error = %chain(&error), "a pod is planned again");
-                }
-            }
-            // Nobody listens any more when the controller ends.
-            let _ = reports.send(Report { pod: uid, written, promised });
-        });
+        let (writer, node) = (self.writer.clone(), placed.node);
+        self.tasks.spawn(async move { writer.place(&pod, &node, &grants, promised, note).await });
     }
-}
-
-async fn write_pod(
-    client: &Client,
-    pod: &Pod,
-    node: &str,
-    grants: &[Grant],
-    written: &mut Vec<(String, u64)>,
-) -> Result<(), WriteError> {
-    for grant in grants {
-        let stored = allocation::allocate(client, node, grant).await?;
-        written.push((stored.uid().unwrap_or_default(), version(&stored)));
-    }
-    allocation::ungate(client, pod).await
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text += &format!(": {cause}");
-        next = cause.source();
-    }
-    text
 }
 
 /// `node-a: gpu-1a2b..., gpu-3c4d...; node Binpack, GPU Spread, score 0.497`

@@ -65,7 +65,9 @@ impl Publisher {
     /// Writes what is due.
     pub async fn sync(&mut self, stores: &Stores, events: &Events) {
         let policies = stores.policies.state();
-        for gpu_node in stores.gpu_nodes.state() {
+        let mut gpu_nodes = stores.gpu_nodes.state();
+        gpu_nodes.sort_by_key(|n| n.name_any());
+        for gpu_node in gpu_nodes {
             let node = gpu_node.name_any();
             let Some(kube_node) = stores.nodes.get(&ObjectRef::new(&node)) else { continue };
             let policy = policy_for(&policies, kube_node.labels());
@@ -121,7 +123,11 @@ impl Publisher {
             let call = api.patch(&node, &parameters, &patch);
             tokio::time::timeout(WRITE_DEADLINE, call).await??;
         }
-        self.published.insert(node, generation);
+        // A generation is used up by publishing for it. One that comes while the slice is still seen (the watches are not in
+        // step) stays good for when its absence is seen.
+        if created || last.is_none() {
+            self.published.insert(node, generation);
+        }
         Ok(())
     }
 

@@ -1,21 +1,23 @@
 //! What the API server's watches have brought, and a signal that something changed.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceClaimTemplate, ResourceSlice};
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{Lookup, Store};
+use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt, reflector, watcher};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
+use tokio::task::JoinSet;
 use vgpu_api::names::DRIVER;
 use vgpu_api::{GpuNode, GpuPolicy};
 
-/// A store per kind.
-#[derive(Clone)]
+/// A store per kind. The watches end with it.
 pub struct Stores {
     /// Nodes.
     pub nodes: Store<Node>,
@@ -39,26 +41,29 @@ pub struct Stores {
     pub volume_claims: Store<PersistentVolumeClaim>,
     /// Something changed.
     pub changed: Arc<Notify>,
+    _watches: JoinSet<()>,
 }
 
 impl Stores {
     /// Starts all watches.
     pub fn start(client: &Client) -> Self {
-        let changed = Arc::new(Notify::new());
+        let (changed, mut watches) = (Arc::new(Notify::new()), JoinSet::new());
+        let tasks = &mut watches;
         let all = watcher::Config::default();
         let ours = watcher::Config::default().fields(&format!("spec.driver={DRIVER}"));
         Self {
-            nodes: watch(client, all.clone(), &changed),
-            pods: watch(client, all.clone(), &changed),
-            claims: watch(client, all.clone(), &changed),
-            templates: watch(client, all.clone(), &changed),
-            classes: watch(client, all.clone(), &changed),
-            slices: watch(client, ours, &changed),
-            gpu_nodes: watch(client, all.clone(), &changed),
-            policies: watch(client, all.clone(), &changed),
-            volumes: watch(client, all.clone(), &changed),
-            volume_claims: watch(client, all, &changed),
+            nodes: watch(tasks, client, all.clone(), &changed),
+            pods: watch(tasks, client, all.clone(), &changed),
+            claims: watch(tasks, client, all.clone(), &changed),
+            templates: watch(tasks, client, all.clone(), &changed),
+            classes: watch(tasks, client, all.clone(), &changed),
+            slices: watch(tasks, client, ours, &changed),
+            gpu_nodes: watch(tasks, client, all.clone(), &changed),
+            policies: watch(tasks, client, all.clone(), &changed),
+            volumes: watch(tasks, client, all.clone(), &changed),
+            volume_claims: watch(tasks, client, all, &changed),
             changed,
+            _watches: watches,
         }
     }
 
@@ -80,7 +85,31 @@ impl Stores {
     }
 }
 
-fn watch<K>(client: &Client, config: watcher::Config, changed: &Arc<Notify>) -> Store<K>
+/// Half a second, doubling up to half a minute. One controller watches, so nothing is gained by chance in it.
+struct Pauses(Duration);
+
+impl Iterator for Pauses {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let pause = self.0;
+        self.0 = (pause * 2).min(Duration::from_secs(30));
+        Some(pause)
+    }
+}
+
+impl Backoff for Pauses {
+    fn reset(&mut self) {
+        self.0 = Duration::from_millis(500);
+    }
+}
+
+fn watch<K>(
+    tasks: &mut JoinSet<()>,
+    client: &Client,
+    config: watcher::Config,
+    changed: &Arc<Notify>,
+) -> Store<K>
 where
     K: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
     K: Send + Sync + 'static,
@@ -88,8 +117,8 @@ where
     let writer = Writer::<K>::default();
     let store = writer.as_reader();
     let changed = changed.clone();
-    let stream = watcher(Api::<K>::all(client.clone()), config).default_backoff();
-    tokio::spawn(async move {
+    let stream = watcher(Api::<K>::all(client.clone()), config).backoff(Pauses(Duration::from_millis(500)));
+    tasks.spawn(async move {
         let mut stream = std::pin::pin!(reflector(writer, stream));
         while let Some(event) = stream.next().await {
             match event {

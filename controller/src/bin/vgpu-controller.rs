@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use clap::Parser;
 use vgpu_controller::args::Args;
-use vgpu_controller::{leader, metrics, planner};
+use vgpu_controller::{controller, metrics};
 
 fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
@@ -18,16 +18,12 @@ async fn run(args: Args) -> anyhow::Result<()> {
     let metrics = Arc::new(metrics::Metrics::default());
     metrics::serve(args.metrics_address, metrics.clone()).await?;
     let client = kube::Client::try_default().await.context("no Kubernetes API server to talk to")?;
-    let mut lease = leader::acquire(&client, &args).await?;
-    tracing::info!(identity = args.identity, "this controller is active");
-    let planner = planner::Planner::start(client, args.placement(), metrics);
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    let end = tokio::select! {
-        () = planner.run() => Ok(()),
-        () = lease.lost() => Err(anyhow::anyhow!("the Lease was lost; another controller may be active")),
-        _ = terminate.recv() => Ok(()),
-        _ = tokio::signal::ctrl_c() => Ok(()),
+    let stop = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
     };
-    lease.release().await;
-    end
+    Ok(controller::run(client, &args, metrics, stop).await?)
 }

@@ -1,7 +1,7 @@
 //! What becomes of allocations after they are written: the scheduler may not use them, nobody may use them, and once in
 //! a while something is true that cannot be.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,17 +13,24 @@ use kube::{Api, Client, ResourceExt};
 use tokio::time::Instant;
 use vgpu_api::names::DRIVER;
 
-use super::{Planner, Report, chain};
+use super::Planner;
+use super::writer::{Report, Writer, chain};
 use crate::events::{Saying, reference};
 use crate::model::{self, Model};
-use crate::{allocation, pod};
+use crate::{WRITE_DEADLINE, allocation, pod};
 
 /// So long a pod may stay unschedulable with our allocation before it is planned anew.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A binding in flight reads its claim again; until it has, nothing is written for another node.
-const REST: Duration = Duration::from_secs(2);
+pub(super) const REST: Duration = Duration::from_secs(2);
 /// First penalty of a node for a pod; it doubles up to the last.
 const PENALTY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
+/// First pause of a pod after a write that failed; it doubles up to the last.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// An eviction is tried again after this, while it is still due.
+const EVICT_AGAIN: Duration = Duration::from_secs(10);
+/// So long more than there is must stay promised before a pod goes for it.
+const OVERCOMMITTED: Duration = Duration::from_secs(2);
 /// So long an allocation may be without a pod that will use it.
 const UNUSED: Duration = Duration::from_secs(5);
 
@@ -38,14 +45,53 @@ pub(super) struct Upkeep {
     penalties: HashMap<(String, String), (Instant, u32)>,
     /// Claims (UIDs) nobody will use, since when.
     unused: HashMap<String, Instant>,
-    /// Pods (UIDs) told to go.
-    evicted: HashSet<String>,
+    /// Pods (UIDs) told to go, and when that is tried again.
+    evicted: HashMap<String, Instant>,
+    /// Node and claims (UIDs) of pods that were seen allocated and are not bound.
+    held: HashMap<String, (String, BTreeSet<String>)>,
+    /// Failed writes of a pod in a row.
+    failures: HashMap<String, u32>,
+    /// GPUs promised more than they have, since when.
+    overcommitted: BTreeMap<(String, String), Instant>,
 }
 
 impl Upkeep {
     /// Whether a pod is not to be planned yet.
     pub(super) fn must_rest(&self, pod: &str, now: Instant) -> bool {
         self.resting.get(pod).is_some_and(|until| *until > now)
+    }
+
+    /// A pod's claim is allocated on a node.
+    pub(super) fn allocated(&mut self, pod: &str, node: &str, claim: &str) {
+        let held = self.held.entry(pod.to_owned()).or_default();
+        if held.0 != node {
+            *held = (node.to_owned(), BTreeSet::new());
+        }
+        held.1.insert(claim.to_owned());
+    }
+
+    /// Node a pod's claims are allocated on.
+    pub(super) fn held_on(&self, pod: &str) -> Option<&str> {
+        self.held.get(pod).map(|(node, _)| node.as_str())
+    }
+
+    /// Node on which one of these claims of a pod was allocated.
+    pub(super) fn lost(&self, pod: &str, mut open: impl Iterator<Item = String>) -> Option<String> {
+        let (node, claims) = self.held.get(pod)?;
+        open.any(|claim| claims.contains(&claim)).then(|| node.clone())
+    }
+
+    /// A write for a pod ended.
+    pub(super) fn wrote(&mut self, pod: &str, took: bool, now: Instant) {
+        if took {
+            self.failures.remove(pod);
+            return;
+        }
+        let failures = self.failures.entry(pod.to_owned()).or_default();
+        let pause = RETRY.0.saturating_mul(1 << (*failures).min(10)).min(RETRY.1);
+        *failures += 1;
+        let until = self.resting.entry(pod.to_owned()).or_insert(now);
+        *until = (*until).max(now + pause);
     }
 
     /// Nodes a pod was rejected on a short while ago.
@@ -61,6 +107,7 @@ impl Upkeep {
         *entry = (now + length, entry.1 + 1);
         self.resting.insert(pod.to_owned(), now + REST);
         self.refused.remove(pod);
+        self.held.remove(pod);
     }
 
     /// Forgets objects that are gone.
@@ -69,7 +116,9 @@ impl Upkeep {
         self.resting.retain(|uid, _| alive.contains(uid));
         self.penalties.retain(|(uid, _), _| alive.contains(uid));
         self.unused.retain(|uid, _| alive.contains(uid));
-        self.evicted.retain(|uid| alive.contains(uid));
+        self.evicted.retain(|uid, _| alive.contains(uid));
+        self.held.retain(|uid, _| alive.contains(uid));
+        self.failures.retain(|uid, _| alive.contains(uid));
     }
 }
 
@@ -84,15 +133,16 @@ impl Planner {
     ) {
         let uid = pod.uid().unwrap_or_default();
         match pod::bound_to(pod) {
-            Some(bound) if bound != node => return self.bound_elsewhere(pod, bound, node),
+            Some(bound) if bound != node => return self.bound_elsewhere(pod, bound, now),
             Some(_) => {
                 self.upkeep.refused.remove(&uid);
+                self.upkeep.held.remove(&uid);
                 return;
             }
             None => {}
         }
         if pod::gate_index(pod).is_some() && !pod::has_other_gates(pod) {
-            return self.take_gate(pod);
+            return self.take_gate(pod, now);
         }
         if !pod::is_refused(pod) || pod::nominated(pod).is_some() {
             self.upkeep.refused.remove(&uid);
@@ -101,71 +151,89 @@ impl Planner {
         let since = *self.upkeep.refused.entry(uid).or_insert(now);
         if now.duration_since(since) >= PATIENCE && !claims.iter().any(|c| model::is_reserved(c)) {
             let why = scheduler_message(pod);
-            self.let_go(pod, &why, now);
+            self.let_go(pod, node, &why, now);
         }
     }
 
-    fn take_gate(&mut self, pod: &Arc<Pod>) {
+    fn take_gate(&mut self, pod: &Arc<Pod>, now: Instant) {
         let uid = pod.uid().unwrap_or_default();
+        if self.upkeep.must_rest(&uid, now) {
+            return;
+        }
         self.writing.insert(uid.clone());
-        let (client, reports, pod) = (self.client.clone(), self.reports.0.clone(), pod.clone());
-        tokio::spawn(async move {
-            if let Err(error) = allocation::ungate(&client, &pod).await {
-                tracing::info!(error = %chain(&error), "the gate is tried again");
+        let (writer, pod) = (self.writer.clone(), pod.clone());
+        self.tasks.spawn(async move {
+            let done = allocation::ungate(&writer.client, &pod).await;
+            if let Err(error) = &done {
+                tracing::info!(error = %chain(error), "the gate is tried again");
             }
-            let _ = reports.send(Report { pod: uid, written: vec![], promised: vec![] });
+            let _ = writer.reports.send(Report { pod: uid, failed: done.is_err(), ..Report::default() });
         });
     }
 
     /// Clears every allocation of a pod that nobody has reserved, and plans it anew elsewhere after a rest.
-    pub(super) fn let_go(&mut self, pod: &Arc<Pod>, why: &str, now: Instant) {
+    pub(super) fn let_go(&mut self, pod: &Arc<Pod>, node: &str, why: &str, now: Instant) {
         let uid = pod.uid().unwrap_or_default();
         let namespace = pod.namespace().unwrap_or_default();
         let named = pod::claims(pod).into_iter().filter_map(|c| c.claim);
         let found = named.filter_map(|c| self.stores.claims.get(&ObjectRef::new(&c).within(&namespace)));
         let claims: Vec<Arc<ResourceClaim>> =
             found.filter(|c| !model::own_results(c).is_empty() && !model::is_reserved(c)).collect();
-        let Some(node) = claims.iter().find_map(|c| model::node_of(c)) else { return };
-        self.upkeep.penalise(&uid, &node, now);
+        self.upkeep.penalise(&uid, node, now);
         self.writing.insert(uid.clone());
-        self.metrics.cleared.inc();
+        self.writer.metrics.cleared.inc();
         let note = format!("{node} cannot take the pod ({why}); it is planned again");
         self.say(reference(&**pod), Saying::warning("Replanned", note));
-        let (client, reports, metrics) = (self.client.clone(), self.reports.0.clone(), self.metrics.clone());
-        tokio::spawn(async move {
+        let writer = self.writer.clone();
+        self.tasks.spawn(async move {
+            let mut failed = false;
             for claim in &claims {
-                if let Err(error) = allocation::clear(&client, claim, false).await {
-                    metrics.failed_writes.inc();
+                if let Err(error) = allocation::clear(&writer.client, claim, false).await {
+                    failed = true;
+                    writer.metrics.failed_writes.inc();
                     tracing::info!(error = %chain(&error), "an allocation was not cleared");
                 }
             }
-            let _ = reports.send(Report { pod: uid, written: vec![], promised: vec![] });
+            let _ = writer.reports.send(Report { pod: uid, failed, ..Report::default() });
         });
     }
 
-    /// Its shares are on another node than it runs on: it can never start.
-    fn bound_elsewhere(&mut self, pod: &Arc<Pod>, bound: &str, node: &str) {
-        let note =
-            format!("the pod is bound to {bound} and its claims are allocated on {node}; it is evicted");
-        self.evict(pod, "BoundElsewhere", note);
-    }
-
-    fn evict(&mut self, pod: &Arc<Pod>, reason: &'static str, note: String) {
-        if !self.upkeep.evicted.insert(pod.uid().unwrap_or_default()) {
+    /// Its shares are on another node than it runs on: it can never start. The two watches may only be out of step, so
+    /// pod and claims are read again before it is evicted.
+    fn bound_elsewhere(&mut self, pod: &Arc<Pod>, bound: &str, now: Instant) {
+        if !self.may_evict(pod, now) {
             return;
         }
-        self.say(reference(&**pod), Saying::warning(reason, note));
-        let (client, pod) = (self.client.clone(), pod.clone());
-        tokio::spawn(async move {
-            if let Err(error) = allocation::evict(&client, &pod).await {
-                tracing::warn!(error = %chain(&error), "a pod was not evicted");
+        let (writer, pod, bound) = (self.writer.clone(), pod.clone(), bound.to_owned());
+        self.tasks.spawn(async move {
+            match node_elsewhere(&writer.client, &pod).await {
+                Ok(None) => {}
+                Ok(Some(node)) => {
+                    let note = format!(
+                        "the pod is bound to {bound} and its claims are allocated on {node}; it is evicted"
+                    );
+                    writer.evict(&pod, Saying::warning("BoundElsewhere", note)).await;
+                }
+                Err(error) => tracing::info!(%error, "a pod bound elsewhere is looked at again"),
             }
         });
+    }
+
+    fn may_evict(&mut self, pod: &Pod, now: Instant) -> bool {
+        let again = self.upkeep.evicted.entry(pod.uid().unwrap_or_default()).or_insert(now);
+        let due = *again <= now;
+        if due {
+            *again = now + EVICT_AGAIN;
+        }
+        due
     }
 
     /// Allocations nobody has reserved and no pod will use.
     pub(super) fn take_back(&mut self, model: &Model, now: Instant) {
-        for (uid, claim) in &model.claims {
+        // In the order of their names: the map's own order is another each time.
+        let mut claims: Vec<_> = model.claims.iter().collect();
+        claims.sort_by_key(|(_, c)| (c.namespace(), c.name_any()));
+        for (uid, claim) in claims {
             let key = (claim.namespace().unwrap_or_default(), claim.name_any());
             let is_ours = model::own_results(claim).iter().any(|r| r.driver == DRIVER);
             let used = model.users.get(&key).is_some_and(|pods| pods.iter().any(|p| uses(p, claim)));
@@ -179,10 +247,10 @@ impl Planner {
             }
             // Tried again after another while, if it does not take.
             self.upkeep.unused.insert(uid.clone(), now);
-            let (client, claim, metrics) = (self.client.clone(), claim.clone(), self.metrics.clone());
-            tokio::spawn(async move {
-                match take_back_one(&client, &claim).await {
-                    Ok(true) => drop(metrics.taken_back.inc()),
+            let (writer, claim) = (self.writer.clone(), claim.clone());
+            self.tasks.spawn(async move {
+                match take_back_one(&writer.client, &claim).await {
+                    Ok(true) => drop(writer.metrics.taken_back.inc()),
                     Ok(false) => {}
                     Err(error) => {
                         tracing::info!(claim = claim.name_any(), %error, "an allocation was not taken back")
@@ -192,9 +260,19 @@ impl Planner {
         }
     }
 
-    /// More on a GPU than it has cannot happen; if it does, the youngest pod that has not started goes.
-    pub(super) fn check_overcommitment(&mut self, model: &Model) {
-        for over in model.cluster.overcommitted() {
+    /// More on a GPU than it has cannot happen; if it does and stays, the youngest pod that has not started goes.
+    pub(super) fn check_overcommitment(&mut self, model: &Model, now: Instant) {
+        let found = model.cluster.overcommitted();
+        let is_over = |(node, gpu): &(String, String)| found.iter().any(|o| o.node == *node && o.gpu == *gpu);
+        self.upkeep.overcommitted.retain(|key, _| is_over(key));
+        for over in &found {
+            let key = (over.node.clone(), over.gpu.clone());
+            let since = *self.upkeep.overcommitted.entry(key.clone()).or_insert(now);
+            if now.saturating_duration_since(since) < OVERCOMMITTED {
+                continue;
+            }
+            // The next one goes only if what this one held did not help.
+            self.upkeep.overcommitted.insert(key, now + EVICT_AGAIN);
             let claims = over.claims.iter().filter_map(|uid| model.claims.get(uid));
             let keys = claims.map(|c| (c.namespace().unwrap_or_default(), c.name_any()));
             let pods = keys.filter_map(|key| model.users.get(&key)).flatten();
@@ -202,18 +280,55 @@ impl Planner {
                 p.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending") == "Pending"
                     && !pod::is_going(p)
             };
-            let youngest = pods.filter(waits).max_by_key(|p| p.creation_timestamp().map(|t| t.0)).cloned();
+            let age = |p: &&Arc<Pod>| (p.creation_timestamp().map(|t| t.0), p.namespace(), p.name_any());
+            let youngest = pods.filter(waits).max_by_key(age).cloned();
             let note = format!("{} on {} is promised more than it has", over.gpu, over.node);
             tracing::error!(node = over.node, gpu = over.gpu, claims = ?over.claims, "a GPU is promised more than it has");
-            if let Some(pod) = youngest {
-                self.evict(
-                    &pod,
-                    "Overcommitted",
-                    format!("{note}; the youngest pod that has not started is evicted"),
-                );
+            if let Some(gpu_node) = self.stores.gpu_nodes.get(&ObjectRef::new(&over.node)) {
+                self.say(reference(&*gpu_node), Saying::warning("Overcommitted", note.clone()));
             }
+            let Some(pod) = youngest.filter(|p| self.may_evict(p, now)) else { continue };
+            let note = format!("{note}; the youngest pod that has not started is evicted");
+            let writer = self.writer.clone();
+            self.tasks.spawn(async move {
+                writer.evict(&pod, Saying::warning("Overcommitted", note)).await;
+            });
         }
     }
+}
+
+impl Writer {
+    /// Says why and evicts. A pod that a budget protects is tried again as long as it is due.
+    async fn evict(&self, pod: &Pod, why: Saying) {
+        self.events.say(reference(pod), why).await;
+        if let Err(error) = allocation::evict(&self.client, pod).await {
+            self.metrics.failed_writes.inc();
+            tracing::warn!(error = %chain(&error), "a pod was not evicted");
+        }
+    }
+}
+
+/// Reads a bound pod and its claims; the other node its claims are allocated on, if it is still so.
+async fn node_elsewhere(client: &Client, pod: &Pod) -> anyhow::Result<Option<String>> {
+    let namespace = pod.namespace().unwrap_or_default();
+    let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
+    let fresh = timeout(pods.get_opt(&pod.name_any())).await?;
+    let Some(fresh) = fresh.filter(|f| f.uid() == pod.uid() && !pod::is_done(f) && !pod::is_going(f)) else {
+        return Ok(None);
+    };
+    let claims: Api<ResourceClaim> = Api::namespaced(client.clone(), &namespace);
+    for name in pod::claims(&fresh).into_iter().filter_map(|c| c.claim) {
+        let claim = timeout(claims.get_opt(&name)).await?;
+        let node = claim.as_ref().and_then(model::node_of);
+        if let Some(node) = node.filter(|n| pod::bound_to(&fresh) != Some(n.as_str())) {
+            return Ok(Some(node));
+        }
+    }
+    Ok(None)
+}
+
+async fn timeout<T>(call: impl Future<Output = kube::Result<T>>) -> anyhow::Result<T> {
+    Ok(tokio::time::timeout(WRITE_DEADLINE, call).await??)
 }
 
 /// Whether a pod holds on to a claim: it names it, is not done, and the claim is the one it means.
@@ -226,13 +341,13 @@ fn uses(pod: &Pod, claim: &ResourceClaim) -> bool {
 async fn take_back_one(client: &Client, claim: &ResourceClaim) -> anyhow::Result<bool> {
     let namespace = claim.namespace().unwrap_or_default();
     let claims: Api<ResourceClaim> = Api::namespaced(client.clone(), &namespace);
-    let Some(fresh) = claims.get_opt(&claim.name_any()).await? else { return Ok(false) };
+    let Some(fresh) = timeout(claims.get_opt(&claim.name_any())).await? else { return Ok(false) };
     if fresh.uid() != claim.uid() || model::own_results(&fresh).is_empty() || model::is_reserved(&fresh) {
         return Ok(false);
     }
     let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
     let named = |p: &Pod| pod::claims(p).iter().any(|c| c.claim.as_deref() == Some(&fresh.name_any()));
-    if pods.list(&ListParams::default()).await?.items.iter().any(|p| named(p) && uses(p, &fresh)) {
+    if timeout(pods.list(&ListParams::default())).await?.items.iter().any(|p| named(p) && uses(p, &fresh)) {
         return Ok(false);
     }
     allocation::clear(client, &fresh, true).await?;

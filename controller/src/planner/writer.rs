@@ -1,0 +1,125 @@
+//! The tasks that write for the planner, and what they report.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::resource::v1::ResourceClaim;
+use kube::{Client, ResourceExt};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::version;
+use crate::allocation::{self, Grant, WriteError};
+use crate::events::{Events, Saying, reference};
+use crate::metrics::Metrics;
+
+/// Without an answer to a write it is asked again this often what became of it.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+
+/// What the tasks that write have in common.
+#[derive(Clone)]
+pub(super) struct Writer {
+    pub(super) client: Client,
+    pub(super) events: Arc<Events>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) reports: mpsc::UnboundedSender<Report>,
+    pub(super) turns: Arc<Semaphore>,
+    /// The controller ends: what is begun is finished, nothing is begun.
+    pub(super) stopping: Arc<AtomicBool>,
+    /// Some write may still take.
+    pub(super) unsettled: Arc<AtomicBool>,
+}
+
+/// How a write ended.
+#[derive(Default)]
+pub(super) struct Report {
+    pub(super) pod: String,
+    /// Not all of it took.
+    pub(super) failed: bool,
+    /// Claims (UIDs) with the version they were stored at; none if the write failed.
+    pub(super) written: Vec<(String, u64)>,
+    /// Claims (UIDs) that were to be written.
+    pub(super) promised: Vec<String>,
+}
+
+impl Writer {
+    /// Writes where a pod goes, and reports.
+    pub(super) async fn place(
+        &self,
+        pod: &Pod,
+        node: &str,
+        grants: &[Grant],
+        promised: Vec<String>,
+        note: String,
+    ) {
+        let _turn = self.turns.acquire().await;
+        let mut written = Vec::new();
+        let done = self.write_pod(pod, node, grants, &mut written).await;
+        let failed = done.is_err();
+        match done {
+            Ok(()) => drop(self.metrics.placed.inc()),
+            Err(error) => {
+                self.metrics.failed_writes.inc();
+                tracing::info!(error = %chain(&error), "a pod is planned again");
+            }
+        }
+        // Nobody listens any more when the controller ends.
+        let _ = self.reports.send(Report { pod: pod.uid().unwrap_or_default(), failed, written, promised });
+        if !failed {
+            self.events.say(reference(pod), Saying::normal("Placed", note)).await;
+        }
+    }
+
+    /// Allocates a pod's claims and takes its gate; `written` gets every claim that took with its version.
+    async fn write_pod(
+        &self,
+        pod: &Pod,
+        node: &str,
+        grants: &[Grant],
+        written: &mut Vec<(String, u64)>,
+    ) -> Result<(), WriteError> {
+        for grant in grants {
+            if self.stopping.load(Ordering::Relaxed) {
+                return Err(WriteError::Stopped { object: grant.claim.name_any() });
+            }
+            let stored = match allocation::allocate(&self.client, node, grant).await {
+                Err(WriteError::Timeout { what, object }) => {
+                    // It may have taken, or take yet: until that is known its shares are nobody else's.
+                    let found = self.settle(&grant.claim).await;
+                    written.extend(found.map(|c| (c.uid().unwrap_or_default(), version(&c))));
+                    return Err(WriteError::Timeout { what, object });
+                }
+                other => other?,
+            };
+            written.push((stored.uid().unwrap_or_default(), version(&stored)));
+        }
+        allocation::ungate(&self.client, pod).await
+    }
+
+    /// Asks until it is known what became of an allocation; the claim, if it took.
+    pub(super) async fn settle(&self, claim: &ResourceClaim) -> Option<ResourceClaim> {
+        loop {
+            match allocation::settle(&self.client, claim).await {
+                Ok(found) => return found,
+                Err(error) => tracing::info!(error = %chain(&error), "an allocation has no known end yet"),
+            }
+            if self.stopping.load(Ordering::Relaxed) {
+                self.unsettled.store(true, Ordering::Relaxed);
+                return None;
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    }
+}
+
+/// An error with its causes.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text += &format!(": {cause}");
+        next = cause.source();
+    }
+    text
+}

@@ -1,0 +1,15 @@
+//! The controller against an API server, a scheduler and a claim controller in memory, on paused time.
+
+mod harness;
+
+mod allocation;
+mod failures;
+mod gate;
+mod leadership;
+mod notices;
+mod policies;
+mod reclaiming;
+mod refusals;
+mod replanning;
+mod simulation;
+mod slices;

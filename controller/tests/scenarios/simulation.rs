@@ -1,0 +1,223 @@
+//! Random pods, faults, deaths and disorder, by seed: never is a device promised more than it has, and when the trouble
+//! is over every allocation has a pod that uses it and every pod that fits is placed.
+//!
+//! Seeds are fresh in each run. One is replayed with `VGPU_SEED=<seed>`, more are run with `VGPU_SEEDS=<how many>`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::resource::v1::ResourceClaim;
+use kube::ResourceExt;
+use serde_json::json;
+use vgpu_controller::model;
+use vgpu_fake_api::objects::{pod, template};
+use vgpu_fake_api::{Call, Connection, Delivery, Fault, Random};
+
+use crate::harness::{Cluster, Controller, sleep};
+
+const SEEDS: u64 = 50;
+const STEPS: u64 = 40;
+const GPU: u64 = 15_104 << 20;
+/// Templates by name, with what each asks for in MiB.
+const SIZES: [(&str, u64); 4] = [("tiny", 1000), ("third", 5000), ("half", 7500), ("most", 12_000)];
+
+/// What of a GPU is promised, by node and device, in bytes.
+fn promised(cluster: &Cluster) -> BTreeMap<(String, String), u64> {
+    let mut used = BTreeMap::new();
+    for claim in cluster.api.all::<ResourceClaim>() {
+        for share in model::shares(&claim) {
+            *used.entry((share.node, share.gpu)).or_default() += share.memory;
+        }
+    }
+    used
+}
+
+fn check(cluster: &Cluster, seed: u64, step: u64) {
+    for (gpu, bytes) in promised(cluster) {
+        assert!(bytes <= GPU, "seed {seed}, step {step}: {gpu:?} is promised {} MiB", bytes >> 20);
+    }
+}
+
+/// Some calls of a client go wrong, each in its own way.
+fn trouble(connection: &Connection, seed: u64, percent: u64) {
+    let mut random = Random::new(seed);
+    connection.deliver(Delivery { delay: Duration::from_millis(random.below(300)), duplicates: 5 }, seed);
+    connection.rule(move |call| {
+        if !random.chance(percent) {
+            return None;
+        }
+        let pause = random.pause(Duration::from_secs(6));
+        Some(match random.below(9) {
+            0 => Fault::Refuse(409),
+            1 => Fault::Refuse(429),
+            2 => Fault::Refuse(500),
+            3 if !call.verb.writes() => Fault::Refuse(410),
+            3 | 4 => Fault::LoseAnswer,
+            5 => Fault::Hang,
+            6 if call.verb.writes() => Fault::TakeLate(pause),
+            _ => Fault::Slow(pause / 4),
+        })
+    });
+}
+
+async fn step(cluster: &Cluster, controllers: &mut Vec<Controller>, random: &mut Random, made: &mut u64) {
+    let pods: Vec<String> = cluster.api.all::<Pod>().iter().map(ResourceExt::name_any).collect();
+    let some = |random: &mut Random| {
+        let at = usize::try_from(random.below(pods.len() as u64)).unwrap_or(0);
+        pods.get(at).cloned()
+    };
+    match random.below(20) {
+        0..8 => {
+            let size = |random: &mut Random| SIZES[usize::try_from(random.below(4)).unwrap_or(0)].0;
+            let claims: Vec<&str> = (0..1 + random.below(2)).map(|_| size(random)).collect();
+            let priority = random.below(3);
+            *made += 1;
+            cluster.api.create(pod(&format!("p{made}"), &claims).set("/spec/priority", priority));
+        }
+        8..11 => {
+            if let Some(name) = some(random) {
+                cluster.delete_pod(&name);
+            }
+        }
+        11 => {
+            if let Some(name) = some(random).filter(|n| cluster.bound(n).is_some()) {
+                cluster.patch_pod(&name, true, json!({"status": {"phase": "Succeeded"}}));
+            }
+        }
+        12 => {
+            let refuse = random.chance(50);
+            cluster.scheduler.tell(|s| match refuse {
+                true => drop(s.refuses.insert("node-a".to_owned())),
+                false => s.refuses.clear(),
+            });
+        }
+        13 => cluster.scheduler.tell(|s| s.slow = Duration::from_millis(random.below(1800))),
+        14 => controllers.iter().for_each(|c| c.connection.cut_watches()),
+        15 => cluster.api.compact(),
+        16 | 17 => {
+            let at = usize::try_from(random.below(controllers.len() as u64)).unwrap_or(0);
+            let old = controllers.remove(at);
+            if random.chance(50) {
+                old.kill().await;
+            } else {
+                // It may have lost the Lease; then it has ended already.
+                let _ = tokio::time::timeout(Duration::from_secs(20), old.stop()).await;
+            }
+            let next = Controller::start(&cluster.api, &format!("c{}", random.number()));
+            trouble(&next.connection, random.number(), 5);
+            controllers.push(next);
+        }
+        18 => {
+            if cluster.api.get::<Node>("", "node-c").is_some() {
+                cluster.api.delete::<Node>("", "node-c").expect("it is there");
+            } else {
+                cluster.add_node("node-c", 1);
+            }
+        }
+        _ => sleep(random.below(10)).await,
+    }
+}
+
+/// Names of pods that wait though there is room for them.
+fn forgotten(cluster: &Cluster) -> Vec<String> {
+    let used = promised(cluster);
+    let gpus: BTreeSet<(String, String)> = cluster
+        .api
+        .all::<vgpu_api::GpuNode>()
+        .iter()
+        .flat_map(|n| {
+            let gpus = n.status.clone().unwrap_or_default().gpus;
+            let node = n.name_any();
+            gpus.into_iter()
+                .map(move |g| (node.clone(), vgpu_api::names::device(&g.uuid)))
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    let free = |gpu: &(String, String)| GPU - used.get(gpu).copied().unwrap_or(0);
+    let waits = |p: &Pod| {
+        let spec = p.spec.as_ref().expect("a pod has a spec");
+        let asks = |c: &k8s_openapi::api::core::v1::PodResourceClaim| {
+            let template = c.resource_claim_template_name.as_deref().unwrap_or_default();
+            SIZES.iter().find(|s| s.0 == template).map_or(0, |s| s.1) << 20
+        };
+        let asks: u64 = spec.resource_claims.iter().flatten().map(asks).sum();
+        // All of its claims on one GPU: where that fits it can be placed for certain.
+        spec.node_name.is_none() && gpus.iter().any(|g| free(g) >= asks)
+    };
+    cluster.api.all::<Pod>().iter().filter(|p| waits(p)).map(ResourceExt::name_any).collect()
+}
+
+/// One history; what was written in it, in order.
+async fn history(seed: u64) -> Vec<String> {
+    let mut random = Random::new(seed);
+    let cluster = Cluster::with(&[("node-a", 1), ("node-b", 2)]);
+    for (name, mib) in SIZES {
+        cluster.api.create(template(name, &format!("{mib}Mi")));
+    }
+    let mut controllers = vec![Controller::start(&cluster.api, "c1"), Controller::start(&cluster.api, "c2")];
+    for controller in &controllers {
+        trouble(&controller.connection, random.number(), 5);
+    }
+    let mut made = 0;
+    for number in 0..STEPS {
+        step(&cluster, &mut controllers, &mut random, &mut made).await;
+        for _ in 0..4 {
+            tokio::time::sleep(random.pause(Duration::from_millis(700))).await;
+            check(&cluster, seed, number);
+        }
+    }
+    // The trouble is over, and a new controller knows nothing of it.
+    cluster.scheduler.tell(|s| *s = Default::default());
+    let mut connections: Vec<Connection> = controllers.iter().map(|c| c.connection.clone()).collect();
+    for controller in controllers {
+        controller.kill().await;
+    }
+    let last = Controller::start(&cluster.api, "last");
+    connections.push(last.connection.clone());
+    for _ in 0..20 {
+        sleep(3).await;
+        check(&cluster, seed, STEPS);
+    }
+    let waiting = forgotten(&cluster);
+    assert!(waiting.is_empty(), "seed {seed}: {waiting:?} wait though there is room");
+    for claim in cluster.api.all::<ResourceClaim>() {
+        let used = !model::is_allocated(&claim) || model::is_reserved(&claim);
+        assert!(used, "seed {seed}: nobody uses {}", claim.name_any());
+    }
+    let word = |c: &Call| format!("{:?} {}/{} {}", c.verb, c.plural, c.name, c.subresource);
+    // Events are named by the clock of the machine.
+    let writes = connections.iter().flat_map(Connection::writes).filter(|c| c.plural != "events");
+    writes.map(|c| word(&c)).collect()
+}
+
+fn simulate(seed: u64) -> Vec<String> {
+    println!("replay with VGPU_SEED={seed}");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.expect("a runtime").block_on(history(seed))
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().and_then(|v| v.parse().ok())
+}
+
+#[test]
+fn no_history_promises_more_than_there_is_or_forgets_a_pod() {
+    if let Some(seed) = number("VGPU_SEED") {
+        simulate(seed);
+        return;
+    }
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let first = now.map_or(0, |t| t.as_millis() as u64) << 16;
+    let long = if std::env::var_os("VGPU_TEST_LONG").is_some() { 100 } else { 1 };
+    for seed in first..first + number("VGPU_SEEDS").unwrap_or(SEEDS * long) {
+        simulate(seed);
+    }
+}
+
+#[test]
+fn a_seed_gives_the_same_history_every_time() {
+    for seed in [1, 2, 3] {
+        assert_eq!(simulate(seed), simulate(seed), "seed {seed}");
+    }
+}
