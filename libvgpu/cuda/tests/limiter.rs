@@ -74,7 +74,7 @@ impl Bench {
     fn share(&self, name: &str, memory: u64, cores: u32) -> anyhow::Result<PathBuf> {
         let folder = self.folder.path().join("shares").join(&self.uuid).join(name);
         fs::create_dir_all(&folder)?;
-        let limits = vgpu_core::limits::Limits { memory, cores };
+        let limits = vgpu_core::limits::Limits { memory, cores, overhead: 0 };
         fs::write(folder.join("limits"), vgpu_core::limits::encode(&limits))?;
         fs::write(folder.join("usage"), vgpu_core::usage::empty())?;
         Ok(folder)
@@ -218,7 +218,7 @@ fn cap(bench: &Bench) -> anyhow::Result<()> {
         (20, "100", false),
         (50, "10000", false),
     ] {
-        let limits = vgpu_core::limits::Limits { memory: 1000 * MIB, cores };
+        let limits = vgpu_core::limits::Limits { memory: 1000 * MIB, cores, overhead: 0 };
         fs::write(folder.join("limits"), vgpu_core::limits::encode(&limits))?;
         fs::write(folder.join("usage"), vgpu_core::usage::empty())?;
         let mut args = vec!["spin", "--kernel-micros", micros];
