@@ -21,6 +21,7 @@
     reason = "names, arguments and contracts are those of the CUDA driver API"
 )]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 mod abi;
 mod context;
