@@ -6,6 +6,8 @@
 mod bench;
 #[path = "tenants/cuda.rs"]
 mod cuda;
+#[path = "tenants/families.rs"]
+mod families;
 #[path = "tenants/killed.rs"]
 mod killed;
 #[path = "tenants/tenant.rs"]
@@ -21,7 +23,8 @@ use vgpu_share::Share;
 
 use bench::{Bench, MIB, Test, until};
 
-const TESTS: [(&str, Test); 10] = [
+const TESTS: [(&str, Test); 11] = [
+    ("every_family_of_memory_is_charged_what_the_driver_holds", families::agree),
     ("killed_at_any_instruction_of_an_allocation_and_its_free_nothing_stays_charged", killed::anywhere),
     ("eight_processes_racing_never_pass_the_limit_and_leave_nothing", racing),
     ("closing_all_descriptors_loses_nothing", close_all),
