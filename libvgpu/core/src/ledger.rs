@@ -21,9 +21,9 @@
 //! Sequence numbers have 22 bits: a helper that sleeps in step 2 while its victim makes exactly 4,194,304 changes and
 //! ends with the same charge would do it twice.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::sync::Ordering;
 use crate::usage::{Region, UNIT};
 
 /// Bits of a sequence number.

@@ -13,6 +13,5 @@ pub mod ledger;
 pub mod limits;
 pub mod meter;
 pub mod pointers;
-mod sync;
 pub mod usage;
 pub mod virtual_memory;

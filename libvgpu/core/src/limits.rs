@@ -12,10 +12,10 @@
 //!
 //! Little endian. The rest is zero.
 
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// `vgpulim1`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"vgpulim1");

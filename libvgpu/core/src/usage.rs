@@ -16,21 +16,17 @@
 //! the limit; what a share wanted and did not get is the count of refusals. A slot belongs to the process that keeps byte [`LOCKS`] + n of the file locked by an open file
 //! description: the kernel gives the lock back however the process ends. A slot whose lock is free counts nothing.
 
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// `vgpuuse1`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"vgpuuse1");
 /// Of this layout.
 pub const VERSION: u32 = 1;
 /// Processes of a share at once.
-#[cfg(not(loom))]
 pub const SLOTS: usize = 512;
-/// In a model of a few threads.
-#[cfg(loom)]
-pub const SLOTS: usize = 3;
 /// Bytes of the file.
 pub const SIZE: usize = std::mem::size_of::<Region>();
 /// Lock bytes lie past the data, where nothing is stored.
