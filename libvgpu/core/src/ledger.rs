@@ -14,12 +14,23 @@
 //! whoever takes over its lock: a change of minus its charge, made in the dead slot's name by the same four steps, and
 //! therefore just as safe to be killed in.
 //!
-//! Sequence numbers have 16 bits: a helper that sleeps in step 2 while its victim makes exactly 65,536 changes and ends
-//! with the same charge would do it twice.
+//! Steps 1 to 4 of one slot are one thread's at a time: threads of a process take turns by a mutex of the process, which
+//! ends with it. Processes never wait for each other. The owner of a slot may do step 4 by a plain store, because a
+//! helper can only ever write the same word.
+//!
+//! Sequence numbers have 22 bits: a helper that sleeps in step 2 while its victim makes exactly 4,194,304 changes and
+//! ends with the same charge would do it twice.
 
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::usage::{Region, UNIT};
+
+/// Bits of a sequence number.
+const SEQUENCE_BITS: u32 = 22;
+const SEQUENCE: u32 = (1 << SEQUENCE_BITS) - 1;
+/// Bits of a slot's number in the ledger's word.
+const SLOT: u32 = (1 << 10) - 1;
 
 /// Kernel locks on slots. A lock is held by an open file description and dies with it.
 pub trait SlotLocks {
@@ -29,31 +40,36 @@ pub trait SlotLocks {
     fn release(&self, slot: u32);
 }
 
-/// Sum, slot and sequence number of the ledger's word.
+/// The ledger's word: sum in units (32 bits), slot that changed it last (10), its sequence number (22).
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Word {
     units: u32,
-    slot: u16,
-    sequence: u16,
+    slot: u32,
+    sequence: u32,
 }
 
 impl Word {
     fn of(raw: u64) -> Self {
-        Self { units: (raw >> 32) as u32, slot: (raw >> 16) as u16, sequence: raw as u16 }
+        let low = raw as u32;
+        Self { units: (raw >> 32) as u32, slot: low >> SEQUENCE_BITS & SLOT, sequence: low & SEQUENCE }
     }
 
     fn raw(self) -> u64 {
-        u64::from(self.units) << 32 | u64::from(self.slot) << 16 | u64::from(self.sequence)
+        u64::from(self.units) << 32 | u64::from(self.slot << SEQUENCE_BITS | self.sequence)
     }
 }
 
-/// Charge of a slot (units, sequence) and intent (change in units, sequence): value in the upper 48 bits.
-fn pack(value: i64, sequence: u16) -> u64 {
-    (value << 16) as u64 | u64::from(sequence)
+/// Charge of a slot (units, sequence) or intent (change in units, sequence): the value in the upper 42 bits.
+fn pack(value: i64, sequence: u32) -> u64 {
+    (value << SEQUENCE_BITS) as u64 | u64::from(sequence)
 }
 
-fn unpack(raw: u64) -> (i64, u16) {
-    (raw as i64 >> 16, raw as u16)
+fn unpack(raw: u64) -> (i64, u32) {
+    (raw as i64 >> SEQUENCE_BITS, raw as u32 & SEQUENCE)
+}
+
+fn following(sequence: u32) -> u32 {
+    sequence.wrapping_add(1) & SEQUENCE
 }
 
 /// Bytes in a charge word as it stands in the file.
@@ -70,22 +86,47 @@ fn units(bytes: u64) -> u64 {
 pub struct Ledger<'a> {
     region: &'a Region,
     slot: u32,
+    /// What the slot's charge says, known without reading it; held during a change.
+    own: Mutex<Own>,
+}
+
+#[derive(Debug)]
+struct Own {
+    units: i64,
+    sequence: u32,
 }
 
 impl<'a> Ledger<'a> {
     /// Takes a slot for a process; `None` if all are taken by living ones. What a dead owner left is given back.
     pub fn attach(region: &'a Region, locks: &dyn SlotLocks, pid: u32) -> Option<Self> {
-        let slots = 0..u32::try_from(region.slots.len()).unwrap_or(0);
-        let slot = slots.into_iter().find(|slot| locks.try_hold(*slot))?;
-        let ledger = Self { region, slot };
+        let slots = u32::try_from(region.slots.len()).ok()?;
+        // Many that start at once begin at different slots.
+        let first = pid.checked_rem(slots)?;
+        let slot = (first..slots).chain(0..first).find(|slot| locks.try_hold(*slot))?;
+        let ledger = Self::of(region, slot);
         ledger.clear();
         region.slots.get(slot as usize)?.pid.store(pid, Ordering::Relaxed);
         Some(ledger)
     }
 
+    /// The caller holds the slot's lock.
+    fn of(region: &'a Region, slot: u32) -> Self {
+        let mut ledger = Self { region, slot, own: Mutex::new(Own { units: 0, sequence: 0 }) };
+        ledger.help();
+        if let Some(record) = region.slots.get(slot as usize) {
+            let (units, sequence) = unpack(record.charge.load(Ordering::Acquire));
+            ledger.own = Mutex::new(Own { units, sequence });
+        }
+        ledger
+    }
+
+    fn own_state(&self) -> MutexGuard<'_, Own> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Bytes charged to all processes, dead ones that were not found yet included.
     pub fn used(&self) -> u64 {
-        u64::from(Word::of(self.region.ledger.0.load(Ordering::Acquire)).units).saturating_mul(UNIT)
+        u64::from(Word::of(self.region.memory.0.ledger.load(Ordering::Acquire)).units).saturating_mul(UNIT)
     }
 
     /// Charges so many bytes, rounded up to [`UNIT`], or nothing if that would pass the limit.
@@ -104,19 +145,30 @@ impl<'a> Ledger<'a> {
         }
     }
 
+    /// Charges so many bytes whatever the limit: memory that is in use already, which nobody asked for here.
+    pub fn charge(&self, bytes: u64) {
+        self.change(i64::try_from(units(bytes)).unwrap_or(i64::MAX), u64::MAX);
+    }
+
     /// Gives back what was charged.
     pub fn release(&self, bytes: u64) {
-        self.change(-i64::try_from(units(bytes)).unwrap_or(i64::MAX), u64::MAX);
+        self.change(i64::try_from(units(bytes)).unwrap_or(i64::MAX).saturating_neg(), u64::MAX);
+    }
+
+    /// Counts an allocation that was refused.
+    pub fn refuse(&self) {
+        self.region.memory.0.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Gives back what dead processes left. True if there was something.
     pub fn reap(&self, locks: &dyn SlotLocks) -> bool {
         let mut found = false;
         for (index, slot) in (0u32..).zip(&self.region.slots) {
-            let charged =
-                unpack(slot.charge.load(Ordering::Acquire)).0 != 0 || slot.pid.load(Ordering::Relaxed) != 0;
+            let charged = unpack(slot.charge.load(Ordering::Acquire)).0 != 0
+                || slot.pid.load(Ordering::Relaxed) != 0
+                || Word::of(self.region.memory.0.ledger.load(Ordering::Acquire)).slot == index;
             if index != self.slot && charged && locks.try_hold(index) {
-                Self { region: self.region, slot: index }.clear();
+                Self::of(self.region, index).clear();
                 locks.release(index);
                 found = true;
             }
@@ -124,37 +176,40 @@ impl<'a> Ledger<'a> {
         found
     }
 
+    /// Whether anything is charged to others: only then can there be something to give back.
+    pub fn others_hold(&self) -> bool {
+        let own = self.own_state();
+        i64::from(Word::of(self.region.memory.0.ledger.load(Ordering::Acquire)).units) != own.units
+    }
+
     /// Empties the slot. The caller holds its lock.
     fn clear(&self) {
         let Some(slot) = self.region.slots.get(self.slot as usize) else { return };
-        self.help();
         slot.pid.store(0, Ordering::Relaxed);
-        let charged = unpack(slot.charge.load(Ordering::Acquire)).0;
+        let charged = self.own_state().units;
         if charged != 0 {
-            self.change(-charged, u64::MAX);
+            self.change(charged.saturating_neg(), u64::MAX);
         }
     }
 
     /// Bytes charged to this process.
     pub fn own(&self) -> u64 {
-        self.help();
-        self.region
-            .slots
-            .get(self.slot as usize)
-            .map_or(0, |s| charge_bytes(s.charge.load(Ordering::Acquire)))
+        u64::try_from(self.own_state().units).unwrap_or(0).saturating_mul(UNIT)
     }
 
     /// Brings the last change of the ledger into the charge of the slot that made it.
     fn help(&self) -> Word {
-        let word = Word::of(self.region.ledger.0.load(Ordering::Acquire));
-        if let Some(slot) = self.region.slots.get(usize::from(word.slot)) {
+        let word = Word::of(self.region.memory.0.ledger.load(Ordering::Acquire));
+        if let Some(slot) = self.region.slots.get(word.slot as usize) {
             let charge = slot.charge.load(Ordering::Acquire);
             let (value, done) = unpack(charge);
-            let (delta, intended) = unpack(slot.intent.load(Ordering::Acquire));
-            if done.wrapping_add(1) == word.sequence && intended == word.sequence {
-                let next = pack(value.saturating_add(delta), intended);
-                // Failing means somebody else just did it.
-                let _ = slot.charge.compare_exchange(charge, next, Ordering::AcqRel, Ordering::Relaxed);
+            if following(done) == word.sequence {
+                let (delta, intended) = unpack(slot.intent.load(Ordering::Acquire));
+                if intended == word.sequence {
+                    let next = pack(value.saturating_add(delta), intended);
+                    // Failing means somebody else just did it.
+                    let _ = slot.charge.compare_exchange(charge, next, Ordering::AcqRel, Ordering::Relaxed);
+                }
             }
         }
         word
@@ -162,8 +217,8 @@ impl<'a> Ledger<'a> {
 
     fn change(&self, delta: i64, limit: u64) -> bool {
         let Some(slot) = self.region.slots.get(self.slot as usize) else { return false };
-        self.help();
-        let sequence = unpack(slot.charge.load(Ordering::Acquire)).1.wrapping_add(1);
+        let mut own = self.own_state();
+        let sequence = following(own.sequence);
         slot.intent.store(pack(delta, sequence), Ordering::Release);
         loop {
             let word = self.help();
@@ -174,15 +229,16 @@ impl<'a> Ledger<'a> {
             if delta > 0 && u64::from(sum).saturating_mul(UNIT) > limit {
                 return false;
             }
-            let next = Word { units: sum, slot: u16::try_from(self.slot).unwrap_or(u16::MAX), sequence };
-            let swapped = self.region.ledger.0.compare_exchange(
+            let next = Word { units: sum, slot: self.slot, sequence };
+            let swapped = self.region.memory.0.ledger.compare_exchange(
                 word.raw(),
                 next.raw(),
                 Ordering::AcqRel,
                 Ordering::Relaxed,
             );
             if swapped.is_ok() {
-                self.help();
+                *own = Own { units: own.units.saturating_add(delta), sequence };
+                slot.charge.store(pack(own.units, sequence), Ordering::Release);
                 return true;
             }
         }

@@ -7,9 +7,11 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 #![forbid(unsafe_code)]
 
+pub mod array;
 pub mod bucket;
 pub mod ledger;
 pub mod limits;
 pub mod meter;
 pub mod pointers;
 pub mod usage;
+pub mod virtual_memory;

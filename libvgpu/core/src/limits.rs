@@ -8,6 +8,7 @@
 //! | 16 | 4 | sequence: odd while being rewritten |
 //! | 20 | 4 | cores: percent of GPU time, 1 to 99; 0: no cap |
 //! | 24 | 8 | memory in bytes |
+//! | 32 | 8 | overhead in bytes: what the driver keeps for a process with a context (context, code, local memory) |
 //!
 //! Little endian. The rest is zero.
 
@@ -30,6 +31,8 @@ pub struct Limits {
     pub memory: u64,
     /// Percent of GPU time; 0 or 100: no cap.
     pub cores: u32,
+    /// Bytes charged to each process with a context, for what the driver keeps for it and no call asks for.
+    pub overhead: u64,
 }
 
 /// Why bytes are no limits.
@@ -61,17 +64,19 @@ pub struct Region {
     sequence: AtomicU32,
     cores: AtomicU32,
     memory: AtomicU64,
+    overhead: AtomicU64,
 }
 
 /// The whole file.
 pub fn encode(limits: &Limits) -> [u8; SIZE] {
     let mut bytes = [0; SIZE];
-    let fields: [(usize, &[u8]); 5] = [
+    let fields: [(usize, &[u8]); 6] = [
         (0, &MAGIC.to_le_bytes()),
         (8, &VERSION.to_le_bytes()),
         (12, &(SIZE as u32).to_le_bytes()),
         (20, &cap(limits.cores).to_le_bytes()),
         (24, &limits.memory.to_le_bytes()),
+        (32, &limits.overhead.to_le_bytes()),
     ];
     for (offset, field) in fields {
         if let Some(to) = bytes.get_mut(offset..offset + field.len()) {
@@ -97,6 +102,7 @@ pub fn rewrite(file: &File, limits: &Limits) -> io::Result<()> {
     file.write_all_at(&odd.to_le_bytes(), 16)?;
     file.write_all_at(&cap(limits.cores).to_le_bytes(), 20)?;
     file.write_all_at(&limits.memory.to_le_bytes(), 24)?;
+    file.write_all_at(&limits.overhead.to_le_bytes(), 32)?;
     file.write_all_at(&odd.wrapping_add(1).to_le_bytes(), 16)
 }
 
@@ -107,9 +113,9 @@ pub fn rewrite(file: &File, limits: &Limits) -> io::Result<()> {
 pub fn decode(bytes: &[u8]) -> Result<Limits, LimitsError> {
     let word = |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
     let long = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
-    match (long(0), word(8), word(20), long(24)) {
-        (Some(MAGIC), Some(VERSION), Some(cores), Some(memory)) if bytes.len() >= SIZE => {
-            Ok(Limits { memory, cores })
+    match (long(0), word(8), word(20), long(24), long(32)) {
+        (Some(MAGIC), Some(VERSION), Some(cores), Some(memory), Some(overhead)) if bytes.len() >= SIZE => {
+            Ok(Limits { memory, cores, overhead })
         }
         (Some(MAGIC), Some(version), ..) if version != VERSION => Err(LimitsError::Version(version)),
         _ => Err(LimitsError::NotLimits),
@@ -145,7 +151,11 @@ impl Region {
     }
 
     fn fields(&self) -> Limits {
-        Limits { memory: self.memory.load(Ordering::Relaxed), cores: self.cores.load(Ordering::Relaxed) }
+        Limits {
+            memory: self.memory.load(Ordering::Relaxed),
+            cores: self.cores.load(Ordering::Relaxed),
+            overhead: self.overhead.load(Ordering::Relaxed),
+        }
     }
 }
 
@@ -160,18 +170,19 @@ mod tests {
         assert_eq!(offset_of!(Region, sequence), 16);
         assert_eq!(offset_of!(Region, cores), 20);
         assert_eq!(offset_of!(Region, memory), 24);
-        assert_eq!(size_of::<Region>(), 32);
+        assert_eq!(offset_of!(Region, overhead), 32);
+        assert_eq!(size_of::<Region>(), 40);
     }
 
     #[test]
     fn what_is_encoded_is_decoded() {
-        let limits = Limits { memory: 3 << 30, cores: 30 };
+        let limits = Limits { memory: 3 << 30, cores: 30, overhead: 300 << 20 };
         assert_eq!(decode(&encode(&limits)), Ok(limits));
     }
 
     #[test]
     fn a_cap_of_all_is_none() {
-        assert_eq!(decode(&encode(&Limits { memory: 1, cores: 100 })).unwrap().cores, 0);
+        assert_eq!(decode(&encode(&Limits { memory: 1, cores: 100, overhead: 0 })).unwrap().cores, 0);
     }
 
     #[test]

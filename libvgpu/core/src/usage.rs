@@ -5,12 +5,15 @@
 //! | 0 | 8 | magic `vgpuuse1` |
 //! | 8 | 4 | version, 1 |
 //! | 12 | 4 | size of the file |
-//! | 64 | 8 | memory ledger: see [`crate::ledger`] |
+//! | 64 | 8 | memory ledger, see [`crate::ledger`]: units charged (bits 63..32), slot (31..22), sequence (21..0) |
+//! | 72 | 8 | allocations refused because the limit was reached |
 //! | 128 | 8 | compute bucket: see [`crate::bucket`] |
 //! | 136 | 8 | GPU nanoseconds charged so far |
-//! | 192 | 64 each | [`SLOTS`] process slots: intent (8), charge (8), process id (4) |
+//! | 192 | 64 each | [`SLOTS`] process slots: intent (8), charge (8), process id (4), 44 of zero |
 //!
-//! Little endian. A slot belongs to the process that keeps byte [`LOCKS`] + n of the file locked by an open file
+//! Intent and charge are a signed count of units (bits 63..22) and a sequence number (21..0). A unit is [`UNIT`] bytes.
+//! Little endian; bytes not named are zero. Memory in use past the limit (it was lowered) is the sum being larger than
+//! the limit; what a share wanted and did not get is the count of refusals. A slot belongs to the process that keeps byte [`LOCKS`] + n of the file locked by an open file
 //! description: the kernel gives the lock back however the process ends. A slot whose lock is free counts nothing.
 
 use std::fs::File;
@@ -23,7 +26,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"vgpuuse1");
 /// Of this layout.
 pub const VERSION: u32 = 1;
 /// Processes of a share at once.
-pub const SLOTS: usize = 256;
+pub const SLOTS: usize = 512;
 /// Bytes of the file.
 pub const SIZE: usize = std::mem::size_of::<Region>();
 /// Lock bytes lie past the data, where nothing is stored.
@@ -46,6 +49,16 @@ pub struct Slot {
     pub charge: AtomicU64,
     /// Its id in its own pid namespace.
     pub pid: AtomicU32,
+}
+
+/// Memory words of a share.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub struct Memory {
+    /// See [`crate::ledger`].
+    pub ledger: AtomicU64,
+    /// Allocations refused.
+    pub refused: AtomicU64,
 }
 
 /// Time words of a share.
@@ -72,8 +85,8 @@ pub struct Head {
 #[derive(Debug)]
 pub struct Region {
     head: Line<Head>,
-    /// See [`crate::ledger`].
-    pub ledger: Line<AtomicU64>,
+    /// Memory.
+    pub memory: Line<Memory>,
     /// Compute.
     pub time: Line<Time>,
     /// Processes.
@@ -90,7 +103,7 @@ impl Default for Region {
         };
         Self {
             head: Line(head),
-            ledger: Line::default(),
+            memory: Line::default(),
             time: Line::default(),
             slots: std::array::from_fn(|_| Slot::default()),
         }
@@ -163,6 +176,8 @@ pub struct Process {
 pub struct Usage {
     /// Bytes charged to living processes.
     pub memory: u64,
+    /// Allocations refused so far because the limit was reached.
+    pub refused: u64,
     /// GPU nanoseconds charged so far.
     pub gpu_nanos: u64,
     /// The living processes.
@@ -185,7 +200,7 @@ pub fn read(file: &File, is_held: &dyn Fn(&File, u32) -> io::Result<bool>) -> Re
         (MAGIC, other) => return Err(UsageError::Version(other)),
         _ => return Err(UsageError::NotUsage),
     }
-    let mut usage = Usage { gpu_nanos: long(136), ..Usage::default() };
+    let mut usage = Usage { refused: long(72), gpu_nanos: long(136), ..Usage::default() };
     for slot in 0..SLOTS as u32 {
         let at = std::mem::offset_of!(Region, slots) + slot as usize * size_of::<Slot>();
         let (memory, pid) = (crate::ledger::charge_bytes(long(at + 8)), word(at + 16));
@@ -205,9 +220,11 @@ mod tests {
 
     #[test]
     fn the_region_is_the_table_above() {
-        assert_eq!((offset_of!(Region, ledger), offset_of!(Region, time)), (64, 128));
+        assert_eq!((offset_of!(Region, memory), offset_of!(Region, time)), (64, 128));
         assert_eq!((offset_of!(Region, slots), size_of::<Slot>()), (192, 64));
         assert_eq!((offset_of!(Slot, charge), offset_of!(Slot, pid)), (8, 16));
+        assert_eq!((offset_of!(Memory, ledger), offset_of!(Memory, refused)), (0, 8));
+        assert_eq!((offset_of!(Time, bucket), offset_of!(Time, charged)), (0, 8));
         assert_eq!(SIZE, 192 + 64 * SLOTS);
     }
 
@@ -217,7 +234,7 @@ mod tests {
         let mut bytes = empty();
         for (slot, units) in [(0usize, 4u64), (1, 6)] {
             let at = 192 + slot * 64;
-            bytes[at + 8..at + 16].copy_from_slice(&(units << 16).to_le_bytes());
+            bytes[at + 8..at + 16].copy_from_slice(&(units << 22).to_le_bytes());
             bytes[at + 16] = 42;
         }
         let path = std::env::temp_dir().join(format!("vgpu-usage-{}", std::process::id()));

@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 
 use vgpu_core::bucket;
 use vgpu_core::meter::{FIRST_SIGHT, Key, Meter, Plan};
+use vgpu_share::Share;
 
-use crate::state::{Device, Held, state};
+use crate::state::{Device, state};
 use crate::{Code, NOT_READY, SUCCESS, real};
 
 /// What a thread draws from the bucket at least, in GPU nanoseconds.
@@ -81,7 +82,7 @@ pub(crate) fn launch(key: Key, stream: usize, call: impl FnOnce() -> Code) -> Co
 impl Device {
     /// Several shares of one GPU add up, so one without a cap lifts it.
     fn is_capped(&self) -> bool {
-        !self.shares.is_empty() && self.shares.iter().all(|h| h.share.limits.read().cores != 0)
+        !self.shares.is_empty() && self.shares.iter().all(|h| h.limits.read().cores != 0)
     }
 
     fn metering(&self) -> std::sync::MutexGuard<'_, Metering> {
@@ -89,10 +90,10 @@ impl Device {
     }
 
     /// The share that is paid up first.
-    fn purse(&self) -> Option<(&Held, u32)> {
-        let paid = |h: &&Held| h.share.usage.time.0.bucket.load(Ordering::Relaxed);
+    fn purse(&self) -> Option<(&Share, u32)> {
+        let paid = |h: &&Share| h.usage.time.0.bucket.load(Ordering::Relaxed);
         let held = self.shares.iter().min_by_key(paid)?;
-        Some((held, held.share.limits.read().cores))
+        Some((held, held.limits.read().cores))
     }
 
     fn wait_for_plan(&self, key: Key) -> Plan {
@@ -124,7 +125,7 @@ impl Device {
         }
         let take = cost.saturating_sub(credit).max(CHUNK);
         while let Some((held, cores)) = self.purse().filter(|(_, cores)| *cores != 0) {
-            let time = &held.share.usage.time.0;
+            let time = &held.usage.time.0;
             let at = now();
             match bucket::draw(&time.bucket, at, take, cores) {
                 Ok(()) => {
@@ -208,7 +209,7 @@ impl Metering {
             let took = ((f64::from(millis) * 1e6) as u64).saturating_sub(pending.gap).max(1);
             let by = self.meter.measured(pending.key, pending.charged, took);
             if let Some((held, cores)) = device.purse() {
-                let time = &held.share.usage.time.0;
+                let time = &held.usage.time.0;
                 bucket::correct(&time.bucket, by, cores.max(1));
                 let _ = time
                     .charged

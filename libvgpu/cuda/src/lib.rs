@@ -5,8 +5,10 @@
 //! linking, dlopen, dlsym on any handle, or cuGetProcAddress. It has no constructors, no signal handlers, no threads,
 //! prints nothing and ends nothing.
 //!
-//! [`hook`] holds the exported functions and the table of them; each is a thin shell over an operation in [`memory`],
-//! [`report`] or [`launch`]. [`real`] are the driver's own functions, [`state`] is what this process knows of its shares.
+//! [`hook`] holds the exported functions, each a thin shell over an operation: [`memory`], [`virtual_memory`], [`pool`] and
+//! [`graph`] charge, [`context`] charges and ends, [`report`] reports, [`launch`] holds back. [`mod@table`] says which names mean
+//! them, [`dispatch`] answers cuGetProcAddress by it. [`real`] are the driver's own functions, [`state`] is what this
+//! process knows of its shares.
 //!
 //! What fails inside fails closed for memory (a share whose files are broken gives `CUDA_ERROR_OPERATING_SYSTEM`) and
 //! open for compute (a launch that cannot be measured is launched).
@@ -19,13 +21,21 @@
     reason = "names, arguments and contracts are those of the CUDA driver API"
 )]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+mod abi;
+mod context;
+mod dispatch;
+mod graph;
 mod hook;
 mod launch;
 mod memory;
+mod pool;
 mod real;
 mod report;
 mod state;
+mod table;
+mod virtual_memory;
 
 /// `CUresult`.
 pub(crate) type Code = i32;

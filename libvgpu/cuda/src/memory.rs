@@ -1,142 +1,188 @@
 //! Allocations: charged before the driver is called, given back if it refuses, on free, and with their context.
 
-use vgpu_core::pointers::Allocation;
+use vgpu_core::pointers::{Allocation, Parts, Pointers};
 
-use crate::state::{Device, State, state};
-use crate::{Code, OUT_OF_MEMORY, check, real};
+use crate::state::{Device, state};
+use crate::{Code, OUT_OF_MEMORY, check, graph, pool};
 
 /// A charge that is given back unless it is kept.
-struct Charge<'a> {
+pub(crate) struct Charge<'a> {
     device: &'a Device,
-    parts: Vec<(usize, u64)>,
+    parts: Parts,
 }
 
 impl Charge<'_> {
-    fn keep(mut self) -> Vec<(usize, u64)> {
+    pub(crate) fn keep(mut self) -> Parts {
         std::mem::take(&mut self.parts)
+    }
+
+    /// Gives back all above so many bytes.
+    pub(crate) fn shrink(&mut self, bytes: u64) {
+        let surplus = self.parts.bytes().saturating_sub(bytes);
+        self.device.give_back(&self.parts.take(surplus));
+    }
+
+    /// Takes so many bytes out of it, or all there are.
+    pub(crate) fn split(&mut self, bytes: u64) -> Parts {
+        self.parts.take(bytes)
+    }
+
+    /// Charges more, or nothing.
+    pub(crate) fn grow(&mut self, bytes: u64) -> bool {
+        let more = self.device.reserve(bytes);
+        if let Some(parts) = &more {
+            self.parts.merge(parts);
+        }
+        more.is_some()
     }
 }
 
 impl Drop for Charge<'_> {
     fn drop(&mut self) {
-        give_back(self.device, &self.parts);
+        self.device.give_back(&self.parts);
     }
 }
 
-fn give_back(device: &Device, parts: &[(usize, u64)]) {
-    for (index, bytes) in parts {
-        if let Some(held) = device.shares.get(*index) {
-            held.ledger.release(*bytes);
-        }
-    }
-}
-
-/// Charges to the GPU's shares in order; one allocation may lie in several.
-fn reserve(device: &Device, bytes: u64) -> Option<Charge<'_>> {
-    let mut charge = Charge { device, parts: Vec::with_capacity(1) };
-    let mut left = bytes;
-    for (index, held) in device.shares.iter().enumerate() {
-        let limit = held.share.limits.read().memory;
-        let part =
-            if held.ledger.reserve(left, limit) { left } else { held.ledger.reserve_up_to(left, limit) };
-        if part > 0 {
-            charge.parts.push((index, part.min(left)));
+impl Device {
+    /// Charges to the GPU's shares in order; one allocation may lie in several.
+    fn reserve(&self, bytes: u64) -> Option<Parts> {
+        let mut parts = Parts::default();
+        let mut left = bytes;
+        for (index, share) in self.shares.iter().enumerate() {
+            let limit = share.limits.read().memory;
+            let part = if share.ledger.reserve(left, limit) {
+                left
+            } else {
+                share.ledger.reserve_up_to(left, limit)
+            };
+            parts.add(index, part);
             left = left.saturating_sub(part);
+            if left == 0 {
+                return Some(parts);
+            }
         }
-        if left == 0 {
-            return Some(charge);
+        self.give_back(&parts);
+        None
+    }
+
+    /// Gives back what was charged.
+    pub(crate) fn give_back(&self, parts: &Parts) {
+        for (index, bytes) in parts.iter().filter(|part| part.1 > 0) {
+            if let Some(share) = self.shares.get(index) {
+                share.ledger.release(bytes);
+            }
         }
     }
-    None
+
+    /// Charges what is in use already, to the first share.
+    pub(crate) fn charge_anyway(&self, bytes: u64) -> Parts {
+        let mut parts = Parts::default();
+        if let Some(share) = self.shares.first() {
+            share.ledger.charge(bytes);
+            parts.add(0, bytes);
+        }
+        parts
+    }
+
+    /// Charges, after making room once if need be: what dead processes left, and what our own pools keep unused.
+    ///
+    /// # Errors
+    /// `CUDA_ERROR_OUT_OF_MEMORY`.
+    pub(crate) fn charge(&self, ordinal: i32, bytes: u64) -> Result<Charge<'_>, Code> {
+        let parts = self.reserve(bytes).or_else(|| {
+            pool::trim_all(ordinal);
+            graph::trim(ordinal);
+            self.reap();
+            self.reserve(bytes)
+        });
+        match parts {
+            Some(parts) => Ok(Charge { device: self, parts }),
+            None => {
+                self.shares.iter().for_each(|share| share.ledger.refuse());
+                Err(OUT_OF_MEMORY)
+            }
+        }
+    }
 }
 
-/// Charges `bytes` to the current GPU, then calls the driver, which gives the address.
+/// Charges `bytes` to a GPU, then calls the driver. What the call gives may be charged differently in the end: it gets
+/// the charge to change. `None` for a GPU without limits.
 ///
 /// # Errors
 /// `CUDA_ERROR_OUT_OF_MEMORY` if it does not fit (the driver is not called), else the driver's own code, with nothing
 /// charged.
-pub(crate) fn alloc(bytes: u64, call: impl FnOnce() -> Result<u64, Code>) -> Result<(), Code> {
-    let state = state();
-    let Ok((device, ordinal, context)) = state.current() else {
-        // No context, no device: the driver says what is wrong in its own words.
-        return call().and_then(|address| refuse_unknown(state, address));
-    };
+pub(crate) fn on_device<T>(
+    ordinal: i32,
+    bytes: Option<u64>,
+    call: impl FnOnce(Option<&mut Charge<'_>>) -> Result<T, Code>,
+) -> Result<(T, Option<Parts>), Code> {
+    let device = state().device(ordinal)?;
     if device.shares.is_empty() {
-        return call().map(drop);
+        return call(None).map(|made| (made, None));
     }
-    let charge = reserve(device, bytes).or_else(|| {
-        device.reap();
-        reserve(device, bytes)
-    });
-    let charge = charge.ok_or(OUT_OF_MEMORY)?;
-    let address = call()?;
-    state.pointers.insert(address, Allocation { device: ordinal, context, charges: charge.keep() });
+    device.settle_overhead();
+    let mut charge = device.charge(ordinal, bytes.unwrap_or(u64::MAX))?;
+    let made = call(Some(&mut charge))?;
+    Ok((made, Some(charge.keep())))
+}
+
+/// The same on the current GPU, and remembered by the address or handle that the driver gives.
+///
+/// # Errors
+/// As [`on_device`]; without a current context the driver's own.
+pub(crate) fn alloc(
+    kind: impl Fn() -> &'static Pointers,
+    bytes: Option<u64>,
+    call: impl FnOnce(Option<&mut Charge<'_>>) -> Result<u64, Code>,
+) -> Result<(), Code> {
+    let (_, device, context) = state().current()?;
+    let (address, parts) = on_device(device, bytes, call)?;
+    if let Some(parts) = parts {
+        kind().insert(address, Allocation { device, context, pool: 0, parts });
+    }
     Ok(())
 }
 
-/// The driver allocated though its share could not be found out: that must not stand.
-fn refuse_unknown(state: &State, address: u64) -> Result<(), Code> {
-    match state.current() {
-        Ok((device, ..)) if device.shares.is_empty() => Ok(()),
-        Ok(_) => Ok(()),
-        Err(code) => {
-            // SAFETY: the address was just allocated and nobody has seen it.
-            unsafe { real::mem_free(address) };
-            Err(code)
-        }
-    }
+/// Linear memory.
+pub(crate) fn pointers() -> &'static Pointers {
+    &state().pointers
 }
 
-/// Calls the driver to free, then gives back what the address was charged.
+/// Arrays and mipmapped arrays.
+pub(crate) fn arrays() -> &'static Pointers {
+    &state().arrays
+}
+
+/// Calls the driver to free, then gives back what the address or handle was charged.
 ///
 /// # Errors
 /// The driver's.
-pub(crate) fn free(address: u64, call: impl FnOnce() -> Code) -> Result<(), Code> {
-    let state = state();
+pub(crate) fn free(kind: &Pointers, address: u64, call: impl FnOnce() -> Code) -> Result<(), Code> {
     // Forgotten first: as soon as the driver has freed it, another thread may be given the same address.
-    let known = state.pointers.remove(address);
+    let known = kind.remove(address);
     let freed = check(call());
     if let Some(allocation) = known {
         match freed {
-            Ok(()) => forget(state, &allocation),
-            Err(_) => state.pointers.insert(address, allocation),
+            Ok(()) => forget(&allocation),
+            Err(_) => kind.insert(address, allocation),
         }
     }
     freed
 }
 
-fn forget(state: &State, allocation: &Allocation) {
-    if let Ok(device) = state.device(allocation.device) {
-        give_back(device, &allocation.charges);
+fn forget(allocation: &Allocation) {
+    if allocation.pool != 0 {
+        pool::freed(allocation.pool);
+    }
+    if let Ok(device) = state().device(allocation.device) {
+        device.give_back(&allocation.parts);
     }
 }
 
 /// A context is gone, and with it what was allocated in it.
 pub(crate) fn end_context(context: usize) {
     let state = state();
-    for allocation in state.pointers.remove_context(context) {
-        forget(state, &allocation);
+    for allocation in [&state.pointers, &state.arrays].into_iter().flat_map(|p| p.remove_context(context)) {
+        forget(&allocation);
     }
-}
-
-/// Remembers which context is a device's primary one.
-pub(crate) fn know_primary(device: i32, context: usize) {
-    let mut primaries = state().primaries.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    primaries.retain(|(d, _)| *d != device);
-    primaries.push((device, context));
-}
-
-/// After a release or reset: if the primary context is not active any more, it is gone.
-pub(crate) fn end_primary(device: i32) {
-    let (mut flags, mut active) = (0, 1);
-    // SAFETY: pointers to locals.
-    let asked = unsafe { real::primary_state(device, &raw mut flags, &raw mut active) };
-    if asked != crate::SUCCESS || active != 0 {
-        return;
-    }
-    let mut primaries = state().primaries.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let gone: Vec<usize> = primaries.iter().filter(|(d, _)| *d == device).map(|(_, c)| *c).collect();
-    primaries.retain(|(d, _)| *d != device);
-    drop(primaries);
-    gone.into_iter().for_each(end_context);
 }

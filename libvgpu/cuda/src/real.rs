@@ -3,7 +3,7 @@
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use crate::{Code, SHARED_OBJECT_INIT_FAILED};
+use crate::{Code, SHARED_OBJECT_INIT_FAILED, abi};
 
 /// The real library. It is a dependency of this one, so it is loaded; a program that removed it gets a plain load.
 fn library() -> *mut c_void {
@@ -32,17 +32,23 @@ pub(crate) fn symbol(name: &CStr) -> *mut c_void {
     unsafe { libc::dlsym(library, name.as_ptr()) }
 }
 
+/// Defines the driver's functions.
 macro_rules! real {
-    ($($symbol:literal $name:ident($($argument:ident: $type:ty),*);)*) => {$(
+    ($($symbol:expr, $name:ident($($argument:ident: $type:ty),*);)*) => {$(
         /// The driver's function; `CUDA_ERROR_SHARED_OBJECT_INIT_FAILED` if the library or the function is missing.
         ///
         /// # Safety
         /// The contract of the CUDA driver API for the function of this name.
+        #[allow(dead_code, reason = "of two ABIs of a report only the newer is asked")]
         pub(crate) unsafe fn $name($($argument: $type),*) -> Code {
             static ADDRESS: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
+            const SYMBOL: &CStr = match CStr::from_bytes_with_nul(concat!($symbol, "\0").as_bytes()) {
+                Ok(symbol) => symbol,
+                Err(_) => c"",
+            };
             let mut address = ADDRESS.load(Ordering::Relaxed);
             if address.is_null() {
-                address = symbol($symbol);
+                address = symbol(SYMBOL);
                 ADDRESS.store(address, Ordering::Relaxed);
             }
             if address.is_null() {
@@ -57,48 +63,29 @@ macro_rules! real {
     )*};
 }
 
+/// Those with a hook, under their own names.
+macro_rules! hooked {
+    ($($class:ident $name:literal $from:literal $until:literal $per_thread:literal
+       $symbol:ident($($argument:ident: $type:ty),*);)*) => {
+        $(real! { stringify!($symbol), $symbol($($argument: $type),*); })*
+    };
+}
+crate::table::entry_points!(hooked);
+
 real! {
-    c"cuMemAlloc" mem_alloc_v1(address: *mut u32, bytes: u32);
-    c"cuMemAlloc_v2" mem_alloc(address: *mut u64, bytes: usize);
-    c"cuMemAllocPitch_v2" mem_alloc_pitch(address: *mut u64, pitch: *mut usize, width: usize, height: usize, element: u32);
-    c"cuMemAllocManaged" mem_alloc_managed(address: *mut u64, bytes: usize, flags: u32);
-    c"cuMemAllocAsync" mem_alloc_async(address: *mut u64, bytes: usize, stream: usize);
-    c"cuMemFree" mem_free_v1(address: u32);
-    c"cuMemFree_v2" mem_free(address: u64);
-    c"cuMemFreeAsync" mem_free_async(address: u64, stream: usize);
-    c"cuMemGetInfo_v2" mem_get_info(free: *mut usize, total: *mut usize);
-    c"cuDeviceTotalMem_v2" device_total_mem(bytes: *mut usize, device: i32);
-    c"cuDeviceGetUuid" device_uuid(uuid: *mut [u8; 16], device: i32);
-    c"cuCtxGetCurrent" ctx_get_current(context: *mut usize);
-    c"cuCtxGetDevice" ctx_get_device(device: *mut i32);
-    c"cuCtxDestroy_v2" ctx_destroy(context: usize);
-    c"cuDevicePrimaryCtxRetain" primary_retain(context: *mut usize, device: i32);
-    c"cuDevicePrimaryCtxRelease_v2" primary_release(device: i32);
-    c"cuDevicePrimaryCtxReset_v2" primary_reset(device: i32);
-    c"cuDevicePrimaryCtxGetState" primary_state(device: i32, flags: *mut u32, active: *mut i32);
-    c"cuEventCreate" event_create(event: *mut usize, flags: u32);
-    c"cuEventDestroy_v2" event_destroy(event: usize);
-    c"cuEventRecord" event_record(event: usize, stream: usize);
-    c"cuEventQuery" event_query(event: usize);
-    c"cuEventElapsedTime" event_elapsed(millis: *mut f32, start: usize, end: usize);
-    c"cuStreamQuery" stream_query(stream: usize);
-    c"cuStreamIsCapturing" stream_is_capturing(stream: usize, status: *mut i32);
-    c"cuGetProcAddress" get_proc_address(name: *const c_char, function: *mut *mut c_void, version: i32, flags: u64);
-    c"cuGetProcAddress_v2" get_proc_address_v2(name: *const c_char, function: *mut *mut c_void, version: i32, flags: u64, status: *mut i32);
-    c"cuLaunchKernel" launch_kernel(
-        function: usize, grid_x: u32, grid_y: u32, grid_z: u32, block_x: u32, block_y: u32, block_z: u32,
-        shared: u32, stream: usize, parameters: *mut *mut c_void, extra: *mut *mut c_void);
-    c"cuLaunchKernel_ptsz" launch_kernel_ptsz(
-        function: usize, grid_x: u32, grid_y: u32, grid_z: u32, block_x: u32, block_y: u32, block_z: u32,
-        shared: u32, stream: usize, parameters: *mut *mut c_void, extra: *mut *mut c_void);
-    c"cuLaunchCooperativeKernel" launch_cooperative(
-        function: usize, grid_x: u32, grid_y: u32, grid_z: u32, block_x: u32, block_y: u32, block_z: u32,
-        shared: u32, stream: usize, parameters: *mut *mut c_void);
-    c"cuLaunchCooperativeKernel_ptsz" launch_cooperative_ptsz(
-        function: usize, grid_x: u32, grid_y: u32, grid_z: u32, block_x: u32, block_y: u32, block_z: u32,
-        shared: u32, stream: usize, parameters: *mut *mut c_void);
-    c"cuLaunchKernelEx" launch_kernel_ex(
-        config: *const crate::hook::LaunchConfig, function: usize, parameters: *mut *mut c_void, extra: *mut *mut c_void);
-    c"cuLaunchKernelEx_ptsz" launch_kernel_ex_ptsz(
-        config: *const crate::hook::LaunchConfig, function: usize, parameters: *mut *mut c_void, extra: *mut *mut c_void);
+    "cuDriverGetVersion", driver_version(version: *mut i32);
+    "cuDeviceGetUuid", device_uuid(uuid: *mut [u8; 16], device: i32);
+    "cuCtxGetCurrent", ctx_get_current(context: *mut usize);
+    "cuCtxGetDevice", ctx_get_device(device: *mut i32);
+    "cuDevicePrimaryCtxGetState", primary_state(device: i32, flags: *mut u32, active: *mut i32);
+    "cuDeviceGetMemPool", device_pool(pool: *mut usize, device: i32);
+    "cuMemPoolGetAttribute", pool_attribute(pool: usize, attribute: i32, value: *mut c_void);
+    "cuDeviceGetGraphMemAttribute", graph_memory(device: i32, attribute: i32, value: *mut c_void);
+    "cuEventCreate", event_create(event: *mut usize, flags: u32);
+    "cuEventDestroy_v2", event_destroy(event: usize);
+    "cuEventRecord", event_record(event: usize, stream: usize);
+    "cuEventQuery", event_query(event: usize);
+    "cuEventElapsedTime", event_elapsed(millis: *mut f32, start: usize, end: usize);
+    "cuStreamQuery", stream_query(stream: usize);
+    "cuStreamIsCapturing", stream_is_capturing(stream: usize, status: *mut i32);
 }

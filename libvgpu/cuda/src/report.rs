@@ -1,15 +1,19 @@
 //! Reports: a program sees its share as if it were the GPU.
 
 use crate::state::state;
-use crate::{Code, check, real};
+use crate::{Code, check, graph, pool, real};
 
 /// Free and total bytes of the current GPU: the share's, and never more than the GPU has.
 pub(crate) fn memory() -> Result<(usize, usize), Code> {
     let (mut free, mut total) = (0, 0);
     // SAFETY: pointers to locals.
-    check(unsafe { real::mem_get_info(&raw mut free, &raw mut total) })?;
-    let (device, ..) = state().current()?;
+    check(unsafe { real::cuMemGetInfo_v2(&raw mut free, &raw mut total) })?;
+    // Without a share, and when it cannot be told which GPU this is, the driver's figures are the answer.
+    let Ok((device, ordinal, _)) = state().current() else { return Ok((free, total)) };
     let Some(limit) = device.limit() else { return Ok((free, total)) };
+    device.settle_overhead();
+    pool::settle_all();
+    graph::settle(ordinal);
     let room = usize::try_from(limit.saturating_sub(device.used())).unwrap_or(usize::MAX);
     Ok((free.min(room), total.min(usize::try_from(limit).unwrap_or(usize::MAX))))
 }
@@ -18,7 +22,7 @@ pub(crate) fn memory() -> Result<(usize, usize), Code> {
 pub(crate) fn total(ordinal: i32) -> Result<usize, Code> {
     let mut total = 0;
     // SAFETY: a pointer to a local.
-    check(unsafe { real::device_total_mem(&raw mut total, ordinal) })?;
+    check(unsafe { real::cuDeviceTotalMem_v2(&raw mut total, ordinal) })?;
     let limit = state().device(ordinal)?.limit();
     Ok(limit.map_or(total, |limit| total.min(usize::try_from(limit).unwrap_or(usize::MAX))))
 }

@@ -3,31 +3,27 @@
 //! Made on the first call that needs it. A forked child starts anew: its parent's slots stay the parent's, and the
 //! child takes its own when it first calls CUDA.
 
+use std::cell::Cell;
 use std::path::Path;
-use std::sync::atomic::{AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock};
 
-use vgpu_core::ledger::Ledger;
 use vgpu_core::pointers::Pointers;
 use vgpu_share::{ROOT, Share, folders};
 
+use crate::context::Overhead;
 use crate::launch::Metering;
-use crate::{Code, OPERATING_SYSTEM, check, real};
+use crate::{Code, OPERATING_SYSTEM, check, graph, pool, real, virtual_memory};
 
 /// Most GPUs of a container.
 const DEVICES: usize = 64;
 
-/// A share and this process's place in it.
-pub(crate) struct Held {
-    pub(crate) share: &'static Share,
-    pub(crate) ledger: Ledger<'static>,
-}
-
 /// One GPU.
 pub(crate) struct Device {
     /// None: no limits here.
-    pub(crate) shares: Vec<Held>,
+    pub(crate) shares: Vec<Share>,
     pub(crate) metering: Mutex<Metering>,
+    pub(crate) overhead: Overhead,
 }
 
 /// This process.
@@ -36,6 +32,23 @@ pub(crate) struct State {
     /// Primary contexts seen, by device.
     pub(crate) primaries: Mutex<Vec<(i32, usize)>>,
     pub(crate) pointers: Pointers,
+    pub(crate) arrays: Pointers,
+    pub(crate) blocks: virtual_memory::Blocks,
+    pub(crate) pools: pool::Pools,
+    pub(crate) graphs: graph::Shared,
+}
+
+/// Counts the ends of contexts: what a thread remembers of its current one may be wrong after one.
+static EPOCH: AtomicU32 = AtomicU32::new(1);
+
+thread_local! {
+    /// Context, ordinal and epoch of the last look.
+    static CURRENT: Cell<(usize, i32, u32)> = const { Cell::new((0, 0, 0)) };
+}
+
+/// A context is gone: its handle may come again for another GPU.
+pub(crate) fn forget_current() {
+    EPOCH.fetch_add(1, Ordering::Relaxed);
 }
 
 static STATE: AtomicPtr<State> = AtomicPtr::new(std::ptr::null_mut());
@@ -61,6 +74,10 @@ pub(crate) fn state() -> &'static State {
         devices: std::array::from_fn(|_| OnceLock::new()),
         primaries: Mutex::default(),
         pointers: Pointers::default(),
+        arrays: Pointers::default(),
+        blocks: Mutex::default(),
+        pools: Mutex::default(),
+        graphs: Mutex::default(),
     }));
     let swapped = STATE.compare_exchange(std::ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire);
     let chosen = match swapped {
@@ -90,13 +107,25 @@ impl State {
         cell.get_or_init(|| Device::open(&uuid)).as_ref().map_err(|code| *code)
     }
 
+    /// GPUs this process has used.
+    pub(crate) fn opened(&self) -> impl Iterator<Item = &Device> {
+        self.devices.iter().filter_map(|cell| cell.get()?.as_ref().ok())
+    }
+
     /// The GPU of the thread's current context, with its ordinal and the context.
+    ///
+    /// # Errors
+    /// The driver's code without a context, else those of [`State::device`].
     pub(crate) fn current(&self) -> Result<(&Device, i32, usize), Code> {
-        let (mut ordinal, mut context) = (0, 0);
-        // SAFETY: pointers to locals.
-        unsafe {
-            check(real::ctx_get_device(&raw mut ordinal))?;
-            check(real::ctx_get_current(&raw mut context))?;
+        let mut context = 0;
+        // SAFETY: a pointer to a local.
+        check(unsafe { real::ctx_get_current(&raw mut context) })?;
+        let epoch = EPOCH.load(Ordering::Relaxed);
+        let (known, mut ordinal, seen) = CURRENT.get();
+        if known != context || seen != epoch || context == 0 {
+            // SAFETY: a pointer to a local.
+            check(unsafe { real::ctx_get_device(&raw mut ordinal) })?;
+            CURRENT.set((context, ordinal, epoch));
         }
         Ok((self.device(ordinal)?, ordinal, context))
     }
@@ -107,32 +136,31 @@ impl Device {
         let folders = folders(Path::new(ROOT), uuid).map_err(|_| OPERATING_SYSTEM)?;
         let mut shares = Vec::with_capacity(folders.len());
         for folder in folders {
-            let share: &'static Share =
-                Box::leak(Box::new(Share::open(&folder).map_err(|_| OPERATING_SYSTEM)?));
-            let ledger =
-                Ledger::attach(share.usage, &share.locks, std::process::id()).ok_or(OPERATING_SYSTEM)?;
-            shares.push(Held { share, ledger });
+            shares.push(Share::open(&folder).map_err(|_| OPERATING_SYSTEM)?);
         }
-        Ok(Self { shares, metering: Mutex::default() })
+        Ok(Self { shares, metering: Mutex::default(), overhead: Overhead::default() })
     }
 
     /// Memory limit of all its shares; `None` without shares.
     pub(crate) fn limit(&self) -> Option<u64> {
-        let sum = self.shares.iter().map(|h| h.share.limits.read().memory).fold(0, u64::saturating_add);
+        let sum = self.shares.iter().map(|share| share.limits.read().memory).fold(0, u64::saturating_add);
         (!self.shares.is_empty()).then_some(sum)
     }
 
     /// Bytes charged to all its shares, after giving back what dead processes left.
     pub(crate) fn used(&self) -> u64 {
-        self.reap();
-        self.shares.iter().map(|h| h.ledger.used()).fold(0, u64::saturating_add)
+        let of = |share: &Share| {
+            if share.ledger.others_hold() {
+                share.reap();
+            }
+            share.ledger.used()
+        };
+        self.shares.iter().map(of).fold(0, u64::saturating_add)
     }
 
     /// Gives back what dead processes left.
     pub(crate) fn reap(&self) {
-        for held in &self.shares {
-            held.ledger.reap(&held.share.locks);
-        }
+        self.shares.iter().for_each(Share::reap);
     }
 }
 

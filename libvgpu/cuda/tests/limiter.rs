@@ -3,18 +3,15 @@
 //! What a share may use is compared with what the fake driver knows: bytes it handed out, nanoseconds its GPU was busy.
 //! Mount namespaces need root; without it every test is skipped, with that reason.
 
+mod bench;
+
 use std::fs;
-use std::path::PathBuf;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, ExitCode};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, ensure};
-use libtest_mimic::{Arguments, Failed, Trial};
-use serde_json::Value;
+use anyhow::ensure;
 
-const MIB: u64 = 1 << 20;
-
-type Test = fn(&Bench) -> anyhow::Result<()>;
+use bench::{Bench, MIB, Test, until};
 
 const TESTS: [(&str, Test); 8] = [
     ("a_share_gets_its_memory_to_the_byte_and_then_out_of_memory", exact_limit),
@@ -28,107 +25,7 @@ const TESTS: [(&str, Test); 8] = [
 ];
 
 fn main() -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
-    let root = rustix::process::geteuid().is_root();
-    if !root && !arguments.list {
-        TESTS.iter().for_each(|(name, _)| println!("skipped: {name}: mount namespaces need root"));
-    }
-    let trial = |(name, test): &(&'static str, Test)| {
-        let test = *test;
-        let run = move || Bench::new().and_then(|b| test(&b)).map_err(|e| Failed::from(format!("{e:#}")));
-        Trial::test(*name, run).with_ignored_flag(!root)
-    };
-    libtest_mimic::run(&arguments, TESTS.iter().map(trial).collect()).exit_code()
-}
-
-/// A driver root with one fake T4, the shims over its libraries, and a folder of shares.
-struct Bench {
-    folder: tempfile::TempDir,
-    artifacts: PathBuf,
-    uuid: String,
-}
-
-impl Bench {
-    fn new() -> anyhow::Result<Self> {
-        let mut artifacts = std::env::current_exe()?;
-        artifacts.pop();
-        artifacts.pop();
-        let folder = tempfile::tempdir()?;
-        let root = folder.path().join("root");
-        fake_gpu::install::install(&root, &root, "bench", "T4x1", &artifacts)?;
-        for (shim, name, real) in [
-            ("libvgpu_cuda_shim.so", "libcuda.so.1", "libcuda-real.so"),
-            ("libvgpu_nvml_shim.so", "libnvidia-ml.so.1", "libnvidia-ml-real.so"),
-        ] {
-            fs::rename(root.join("lib").join(name), root.join("lib").join(real))?;
-            let from = artifacts.join(shim);
-            fs::copy(&from, root.join("lib").join(name))
-                .with_context(|| format!("cannot copy {}", from.display()))?;
-        }
-        fs::create_dir(folder.path().join("shares"))?;
-        let uuid = fake_gpu::Gpus::open(&root.join("gpus"))?.uuid(0);
-        Ok(Self { folder, artifacts, uuid })
-    }
-
-    fn share(&self, name: &str, memory: u64, cores: u32) -> anyhow::Result<PathBuf> {
-        let folder = self.folder.path().join("shares").join(&self.uuid).join(name);
-        fs::create_dir_all(&folder)?;
-        let limits = vgpu_core::limits::Limits { memory, cores };
-        fs::write(folder.join("limits"), vgpu_core::limits::encode(&limits))?;
-        fs::write(folder.join("usage"), vgpu_core::usage::empty())?;
-        Ok(folder)
-    }
-
-    /// Starts a program of this workspace as a tenant.
-    fn start(&self, program: &str, args: &[&str]) -> anyhow::Result<Child> {
-        let shares = self.folder.path().join("shares");
-        let script = "mount -t tmpfs tmpfs /run && mkdir /run/vgpu-dra && mount --bind \"$0\" /run/vgpu-dra && exec \"$@\"";
-        let child = Command::new("unshare")
-            .args(["--mount", "--propagation", "private", "sh", "-c", script])
-            .arg(shares)
-            .arg(self.artifacts.join(program))
-            .args(args)
-            .env("LD_LIBRARY_PATH", self.folder.path().join("root/lib"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn();
-        child.context("cannot start unshare")
-    }
-
-    fn run(&self, program: &str, args: &[&str]) -> anyhow::Result<String> {
-        let out = self.start(program, args)?.wait_with_output()?;
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        ensure!(out.status.success(), "{program} {args:?}: {} {}", text(&out.stdout), text(&out.stderr));
-        Ok(text(&out.stdout))
-    }
-
-    fn json(&self, args: &[&str]) -> anyhow::Result<Value> {
-        let text = self.run("vgpu-workload", args)?;
-        serde_json::from_str(text.trim()).with_context(|| format!("{args:?} printed {text:?}"))
-    }
-
-    fn gpus(&self) -> anyhow::Result<fake_gpu::Gpus> {
-        Ok(fake_gpu::Gpus::open(&self.folder.path().join("root/gpus"))?)
-    }
-
-    /// Bytes the driver has handed out to living processes.
-    fn handed_out(&self) -> anyhow::Result<u64> {
-        let gpus = self.gpus()?;
-        let mut locked = gpus.lock();
-        locked.reap(None);
-        Ok(locked.used(0))
-    }
-}
-
-fn until(what: &str, mut holds: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !holds()? {
-        ensure!(Instant::now() < end, "{what}: not after 20 s");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(())
+    bench::run(&TESTS)
 }
 
 fn exact_limit(bench: &Bench) -> anyhow::Result<()> {
@@ -218,7 +115,7 @@ fn cap(bench: &Bench) -> anyhow::Result<()> {
         (20, "100", false),
         (50, "10000", false),
     ] {
-        let limits = vgpu_core::limits::Limits { memory: 1000 * MIB, cores };
+        let limits = vgpu_core::limits::Limits { memory: 1000 * MIB, cores, overhead: 0 };
         fs::write(folder.join("limits"), vgpu_core::limits::encode(&limits))?;
         fs::write(folder.join("usage"), vgpu_core::usage::empty())?;
         let mut args = vec!["spin", "--kernel-micros", micros];

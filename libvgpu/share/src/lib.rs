@@ -2,6 +2,10 @@
 //!
 //! A GPU's shares are the folders below `/run/vgpu-dra/<GPU UUID>`; a GPU without such a folder has no limits here. A
 //! folder that is there and cannot be used is an error, never "no limits".
+//!
+//! A slot's lock is on the open file description that the mapping of `usage` keeps alive, and the mapping is not passed
+//! to forked children. So the lock ends exactly with the process: a program that closes all its descriptors does not
+//! lose it, and a child that outlives the process does not keep it. No descriptor stays open.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -11,7 +15,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use vgpu_core::ledger::SlotLocks;
+use vgpu_core::ledger::{Ledger, SlotLocks};
 use vgpu_core::limits::{self, LimitsError};
 use vgpu_core::usage::{self, LOCKS, UsageError};
 
@@ -27,6 +31,8 @@ pub enum ShareError {
     Limits(PathBuf, LimitsError),
     /// Its usage.
     Usage(PathBuf, UsageError),
+    /// Its slots are all taken by living processes.
+    Full(PathBuf),
 }
 
 impl std::fmt::Display for ShareError {
@@ -35,6 +41,7 @@ impl std::fmt::Display for ShareError {
             Self::Io(path, error) => write!(f, "{}: {error}", path.display()),
             Self::Limits(path, error) => write!(f, "{}: {error}", path.display()),
             Self::Usage(path, error) => write!(f, "{}: {error}", path.display()),
+            Self::Full(path) => write!(f, "{}: {} processes use the share", path.display(), usage::SLOTS),
         }
     }
 }
@@ -47,12 +54,13 @@ pub struct Share {
     pub limits: &'static limits::Region,
     /// What it uses.
     pub usage: &'static usage::Region,
-    /// Locks of its slots, and the file they are on.
-    pub locks: FileLocks,
+    /// This process's slot in it.
+    pub ledger: Ledger<'static>,
+    path: PathBuf,
 }
 
 impl Share {
-    /// Maps the two files of a share's folder.
+    /// Maps the two files of a share's folder and takes a slot.
     ///
     /// # Errors
     /// [`ShareError`].
@@ -72,8 +80,18 @@ impl Share {
         let (limits, usage) =
             unsafe { (&*limits_at.cast::<limits::Region>(), &*usage_at.cast::<usage::Region>()) };
         limits.check().map_err(|e| ShareError::Limits(limits_path, e))?;
-        usage.check().map_err(|e| ShareError::Usage(usage_path, e))?;
-        Ok(Self { limits, usage, locks: FileLocks(usage_file) })
+        usage.check().map_err(|e| ShareError::Usage(usage_path.clone(), e))?;
+        let attached = Ledger::attach(usage, &FileLocks(usage_file), std::process::id());
+        let ledger = attached.ok_or_else(|| ShareError::Full(usage_path.clone()))?;
+        Ok(Self { limits, usage, ledger, path: usage_path })
+    }
+
+    /// Gives back what dead processes left. The file is opened for it: a descriptor kept for later could be closed by
+    /// the program and its number be another file's by then.
+    pub fn reap(&self) {
+        if let Ok(file) = open_usage(&self.path) {
+            self.ledger.reap(&FileLocks(file));
+        }
     }
 }
 
@@ -110,10 +128,15 @@ fn map(file: &File, size: usize, protection: libc::c_int) -> io::Result<*mut lib
     // SAFETY: a fresh mapping of an open file at an address the kernel chooses.
     let at =
         unsafe { libc::mmap(std::ptr::null_mut(), size, protection, libc::MAP_SHARED, file.as_raw_fd(), 0) };
-    if at == libc::MAP_FAILED { Err(io::Error::last_os_error()) } else { Ok(at) }
+    if at == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the mapping just made. A child must not keep the file description, and the locks on it, alive.
+    let alone = unsafe { libc::madvise(at, size, libc::MADV_DONTFORK) };
+    if alone == 0 { Ok(at) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Slot locks of one open file description: this process's, until it dies.
+/// Slot locks of one open file description: they end with its last descriptor and mapping.
 #[derive(Debug)]
 pub struct FileLocks(File);
 

@@ -59,21 +59,21 @@ fn a_slot_taken_over_starts_empty() {
     let first = Ledger::attach(&region, &locks, 1).unwrap();
     first.reserve(60 * MIB, 100 * MIB);
     locks.release(first.slot);
-    let second = Ledger::attach(&region, &locks, 2).unwrap();
+    let second = Ledger::attach(&region, &locks, 1).unwrap();
     assert_eq!((second.slot, second.used(), second.own()), (first.slot, 0, 0));
 }
 
 /// Does the first `steps` of the four steps of a change by hand and dies there.
 fn die_after(region: &Region, slot: u32, delta: i64, steps: u32) {
     let record = &region.slots[slot as usize];
-    let sequence = unpack(record.charge.load(Ordering::Relaxed)).1.wrapping_add(1);
+    let sequence = unpack(record.charge.load(Ordering::Relaxed)).1 + 1;
     if steps >= 1 {
         record.intent.store(pack(delta, sequence), Ordering::Relaxed);
     }
     if steps >= 2 {
-        let word = Word::of(region.ledger.0.load(Ordering::Relaxed));
+        let word = Word::of(region.memory.0.ledger.load(Ordering::Relaxed));
         let units = u32::try_from(i64::from(word.units) + delta).unwrap();
-        region.ledger.0.store(Word { units, slot: slot as u16, sequence }.raw(), Ordering::Relaxed);
+        region.memory.0.ledger.store(Word { units, slot, sequence }.raw(), Ordering::Relaxed);
     }
     if steps >= 3 {
         let (value, _) = unpack(record.charge.load(Ordering::Relaxed));
@@ -138,7 +138,63 @@ fn racing_threads_never_pass_the_limit_and_end_at_zero() {
             });
         }
     });
-    assert_eq!(Word::of(region.ledger.0.load(Ordering::Relaxed)).units, 0);
+    assert_eq!(Word::of(region.memory.0.ledger.load(Ordering::Relaxed)).units, 0);
+}
+
+#[test]
+fn threads_of_one_process_share_its_slot() {
+    const LIMIT: u64 = 64 * UNIT;
+    let (region, locks) = (Region::default(), Locks::default());
+    let ledger = Ledger::attach(&region, &locks, 1).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4u64 {
+            let ledger = &ledger;
+            scope.spawn(move || {
+                for round in 0..20_000u64 {
+                    let bytes = (1 + (round * 7 + thread * 3) % 30) * UNIT;
+                    if ledger.reserve(bytes, LIMIT) {
+                        ledger.release(bytes);
+                    }
+                }
+            });
+        }
+    });
+    locks.release(ledger.slot);
+    let next = Ledger::attach(&region, &locks, 1).unwrap();
+    assert_eq!((ledger.own(), next.used(), next.own()), (0, 0, 0));
+}
+
+#[test]
+fn what_is_in_use_already_is_charged_past_the_limit() {
+    let (region, locks) = (Region::default(), Locks::default());
+    let ledger = Ledger::attach(&region, &locks, 1).unwrap();
+    ledger.charge(8 * UNIT);
+    assert!(!ledger.reserve(UNIT, 4 * UNIT));
+    ledger.release(8 * UNIT);
+    assert!(ledger.reserve(4 * UNIT, 4 * UNIT));
+}
+
+#[test]
+fn only_what_others_hold_has_to_be_looked_for() {
+    let (region, locks) = (Region::default(), Locks::default());
+    let one = Ledger::attach(&region, &locks, 1).unwrap();
+    let two = Ledger::attach(&region, &locks, 2).unwrap();
+    one.charge(UNIT);
+    assert_eq!((one.others_hold(), two.others_hold()), (false, true));
+}
+
+#[test]
+fn sequence_numbers_wrap() {
+    let (region, locks) = (Region::default(), Locks::default());
+    let ledger = Ledger::attach(&region, &locks, 1).unwrap();
+    ledger.own.lock().unwrap().sequence = SEQUENCE - 1;
+    for _ in 0..4 {
+        assert!(ledger.reserve(UNIT, MIB));
+    }
+    locks.release(ledger.slot);
+    let other = Ledger::attach(&region, &locks, 2).unwrap();
+    other.reap(&locks);
+    assert_eq!(other.used(), 0);
 }
 
 #[derive(Debug, Clone)]

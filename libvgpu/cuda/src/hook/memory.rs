@@ -1,0 +1,99 @@
+//! Linear, pitched and managed memory.
+
+use super::given;
+use crate::memory::{alloc, free, pointers};
+use crate::{Code, OUT_OF_MEMORY, code, real};
+
+/// The widest alignment of rows the driver uses: what a row is charged at before the driver has said its pitch.
+const PITCH: u64 = 512;
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> Code {
+    // SAFETY: the caller's arguments, unchanged.
+    code(alloc(pointers, Some(bytes as u64), |_| unsafe {
+        given(real::cuMemAlloc_v2(address, bytes), address)
+    }))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemAlloc(address: *mut u32, bytes: u32) -> Code {
+    // SAFETY: the caller's arguments, unchanged.
+    let call = || unsafe { given(real::cuMemAlloc(address, bytes), address).map(u64::from) };
+    code(alloc(pointers, Some(bytes.into()), |_| call()))
+}
+
+/// Charges rows by their returned pitch; what then does not fit is freed.
+fn pitched(
+    width: u64,
+    height: u64,
+    call: impl FnOnce() -> Result<(u64, u64), Code>,
+    undo: impl FnOnce(u64) -> Code,
+) -> Code {
+    let expected = width.checked_next_multiple_of(PITCH).and_then(|row| row.checked_mul(height));
+    let made = alloc(pointers, expected, |charge| {
+        let (address, pitch) = call()?;
+        if let Some(charge) = charge {
+            let bytes = pitch.saturating_mul(height);
+            if !charge.grow(bytes.saturating_sub(expected.unwrap_or(0))) {
+                undo(address);
+                return Err(OUT_OF_MEMORY);
+            }
+            charge.shrink(bytes);
+        }
+        Ok(address)
+    });
+    code(made)
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemAllocPitch_v2(
+    address: *mut u64,
+    pitch: *mut usize,
+    width: usize,
+    height: usize,
+    element: u32,
+) -> Code {
+    // SAFETY: the caller's arguments, unchanged; both pointers are read only after the driver has written them.
+    let call = || unsafe {
+        let made = given(real::cuMemAllocPitch_v2(address, pitch, width, height, element), address)?;
+        Ok((made, *pitch as u64))
+    };
+    // SAFETY: an address nobody has seen.
+    pitched(width as u64, height as u64, call, |made| unsafe { real::cuMemFree_v2(made) })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemAllocPitch(
+    address: *mut u32,
+    pitch: *mut u32,
+    width: u32,
+    height: u32,
+    element: u32,
+) -> Code {
+    // SAFETY: as above.
+    let call = || unsafe {
+        let made = given(real::cuMemAllocPitch(address, pitch, width, height, element), address)?;
+        Ok((made.into(), u64::from(*pitch)))
+    };
+    // SAFETY: an address nobody has seen, of 32 bits.
+    pitched(width.into(), height.into(), call, |made| unsafe { real::cuMemFree(made as u32) })
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemAllocManaged(address: *mut u64, bytes: usize, flags: u32) -> Code {
+    // SAFETY: the caller's arguments, unchanged.
+    let call = || unsafe { given(real::cuMemAllocManaged(address, bytes, flags), address) };
+    code(alloc(pointers, Some(bytes as u64), |_| call()))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemFree_v2(address: u64) -> Code {
+    // SAFETY: the caller's argument, unchanged.
+    code(free(pointers(), address, || unsafe { real::cuMemFree_v2(address) }))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemFree(address: u32) -> Code {
+    // SAFETY: the caller's argument, unchanged.
+    code(free(pointers(), address.into(), || unsafe { real::cuMemFree(address) }))
+}

@@ -1,0 +1,143 @@
+//! What the tests have in common: a driver root of fakes under the shims, shares, tenants in mount namespaces of their own.
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, ensure};
+use libtest_mimic::{Arguments, Failed, Trial};
+use serde_json::Value;
+
+pub(crate) const MIB: u64 = 1 << 20;
+
+/// A test by its name.
+pub(crate) type Test = fn(&Bench) -> anyhow::Result<()>;
+
+/// Runs tests one after another; without root they are skipped.
+pub(crate) fn run(tests: &[(&'static str, Test)]) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let root = rustix::process::geteuid().is_root();
+    if !root && !arguments.list {
+        tests.iter().for_each(|(name, _)| println!("skipped: {name}: mount namespaces need root"));
+    }
+    let trial = |(name, test): &(&'static str, Test)| {
+        let test = *test;
+        let run = move || Bench::new().and_then(|b| test(&b)).map_err(|e| Failed::from(format!("{e:#}")));
+        Trial::test(*name, run).with_ignored_flag(!root)
+    };
+    libtest_mimic::run(&arguments, tests.iter().map(trial).collect()).exit_code()
+}
+
+/// A driver root with one fake T4, the shims over its libraries, and a folder of shares.
+pub(crate) struct Bench {
+    folder: tempfile::TempDir,
+    artifacts: PathBuf,
+    pub(crate) uuid: String,
+}
+
+impl Bench {
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        let mut artifacts = std::env::current_exe()?;
+        artifacts.pop();
+        artifacts.pop();
+        let folder = tempfile::tempdir()?;
+        // Tenants of other users look in.
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
+        let root = folder.path().join("root");
+        fake_gpu::install::install(&root, &root, "bench", "T4x1", &artifacts)?;
+        for (shim, name, real) in [
+            ("libvgpu_cuda_shim.so", "libcuda.so.1", "libcuda-real.so"),
+            ("libvgpu_nvml_shim.so", "libnvidia-ml.so.1", "libnvidia-ml-real.so"),
+        ] {
+            fs::rename(root.join("lib").join(name), root.join("lib").join(real))?;
+            let from = artifacts.join(shim);
+            fs::copy(&from, root.join("lib").join(name))
+                .with_context(|| format!("cannot copy {}", from.display()))?;
+        }
+        fs::create_dir(folder.path().join("shares"))?;
+        let uuid = fake_gpu::Gpus::open(&root.join("gpus"))?.uuid(0);
+        Ok(Self { folder, artifacts, uuid })
+    }
+
+    pub(crate) fn share(&self, name: &str, memory: u64, cores: u32) -> anyhow::Result<PathBuf> {
+        let folder = self.folder.path().join("shares").join(&self.uuid).join(name);
+        fs::create_dir_all(&folder)?;
+        let limits = vgpu_core::limits::Limits { memory, cores, overhead: 0 };
+        fs::write(folder.join("limits"), vgpu_core::limits::encode(&limits))?;
+        fs::write(folder.join("usage"), vgpu_core::usage::empty())?;
+        fs::set_permissions(folder.join("usage"), fs::Permissions::from_mode(0o666))?;
+        Ok(folder)
+    }
+
+    /// Starts a program of this workspace as a tenant.
+    pub(crate) fn start(&self, program: &str, args: &[&str]) -> anyhow::Result<Child> {
+        self.command(&[], &self.artifacts.join(program), args).spawn().context("cannot start unshare")
+    }
+
+    /// A tenant; `wrapper` is a command that starts it.
+    pub(crate) fn command(&self, wrapper: &[&str], program: &Path, args: &[&str]) -> Command {
+        let shares = self.folder.path().join("shares");
+        let script = "mount -t tmpfs tmpfs /run && mkdir /run/vgpu-dra && mount --bind \"$0\" /run/vgpu-dra && exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command
+            .args(["--mount", "--propagation", "private", "sh", "-c", script])
+            .arg(shares)
+            .args(wrapper)
+            .arg(program)
+            .args(args)
+            .env("LD_LIBRARY_PATH", self.folder.path().join("root/lib"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    pub(crate) fn run(&self, program: &str, args: &[&str]) -> anyhow::Result<String> {
+        let out = self.start(program, args)?.wait_with_output()?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        ensure!(out.status.success(), "{program} {args:?}: {} {}", text(&out.stdout), text(&out.stderr));
+        Ok(text(&out.stdout))
+    }
+
+    pub(crate) fn json(&self, args: &[&str]) -> anyhow::Result<Value> {
+        let text = self.run("vgpu-workload", args)?;
+        serde_json::from_str(text.trim()).with_context(|| format!("{args:?} printed {text:?}"))
+    }
+
+    pub(crate) fn gpus(&self) -> anyhow::Result<fake_gpu::Gpus> {
+        Ok(fake_gpu::Gpus::open(&self.folder.path().join("root/gpus"))?)
+    }
+
+    /// Bytes the driver has handed out to living processes.
+    pub(crate) fn handed_out(&self) -> anyhow::Result<u64> {
+        let gpus = self.gpus()?;
+        let mut locked = gpus.lock();
+        locked.reap(None);
+        Ok(locked.used(0))
+    }
+
+    /// The same without what the driver keeps for contexts.
+    pub(crate) fn held(&self) -> anyhow::Result<u64> {
+        let status = self.gpus()?.status_of(0);
+        Ok(status.used - status.processes.iter().map(|p| p.overhead).sum::<u64>())
+    }
+
+    /// Most bytes processes held at once.
+    pub(crate) fn peak(&self) -> anyhow::Result<u64> {
+        Ok(self.gpus()?.status_of(0).peak)
+    }
+}
+
+/// Waits for a condition.
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> anyhow::Result<bool>) -> anyhow::Result<()> {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !holds()? {
+        ensure!(Instant::now() < end, "{what}: not after 20 s");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
