@@ -43,7 +43,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         );
     }
     // Shared objects and programs that tests load and start are no test targets of their own.
-    cargo::run(&["build", "--workspace"])?;
+    // With the tests: what they need of dependencies counts for all targets, and nothing is compiled in two flavours.
+    cargo::run(&["build", "--workspace", "--all-targets"])?;
     let mut binaries = cargo::test_binaries()?;
     binaries.sort_by_key(|b| b.kind());
     if args.list {
