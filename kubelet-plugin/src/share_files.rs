@@ -123,10 +123,10 @@ mod tests {
     fn making_them_again_keeps_what_containers_have_mounted() {
         let dir = tempfile::tempdir().unwrap();
         let paths = SharePaths::new(dir.path(), "claim", "share");
-        ensure(&TestHost::default(), &paths, &Limits { memory: 1 << 30, cores: 30 }).unwrap();
+        ensure(&TestHost::default(), &paths, &Limits { memory: 1 << 30, cores: 30, overhead: 0 }).unwrap();
         let inode = |p: &Path| fs::metadata(p).unwrap().ino();
         let before = (inode(&paths.limits), inode(&paths.usage));
-        ensure(&TestHost::default(), &paths, &Limits { memory: 2 << 30, cores: 30 }).unwrap();
+        ensure(&TestHost::default(), &paths, &Limits { memory: 2 << 30, cores: 30, overhead: 0 }).unwrap();
         assert_eq!((inode(&paths.limits), inode(&paths.usage)), before);
         let now = limits::decode(&fs::read(&paths.limits).unwrap()).unwrap();
         assert_eq!((now.memory, now.cores), (2 << 30, 30));
@@ -137,7 +137,7 @@ mod tests {
     fn limits_a_kill_left_half_rewritten_are_made_good() {
         let dir = tempfile::tempdir().unwrap();
         let paths = SharePaths::new(dir.path(), "claim", "share");
-        let limits = Limits { memory: 1 << 30, cores: 30 };
+        let limits = Limits { memory: 1 << 30, cores: 30, overhead: 0 };
         ensure(&TestHost::default(), &paths, &limits).unwrap();
         let mut bytes = fs::read(&paths.limits).unwrap();
         bytes[16] = 3;
@@ -151,7 +151,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for share in ["a", "b"] {
             let paths = SharePaths::new(dir.path(), "claim", share);
-            ensure(&TestHost::default(), &paths, &Limits { memory: 1, cores: 0 }).unwrap();
+            ensure(&TestHost::default(), &paths, &Limits { memory: 1, cores: 0, overhead: 0 }).unwrap();
         }
         remove_claim(&TestHost::default(), dir.path(), "claim").unwrap();
         remove_claim(&TestHost::default(), dir.path(), "claim").unwrap();

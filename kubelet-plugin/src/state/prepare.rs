@@ -115,7 +115,11 @@ impl State {
         self.choose_limiter(entry, discovery)?;
         for share in entry.shares.iter().filter(|s| !s.exclusive) {
             let paths = SharePaths::new(&self.paths.share_dir, uid, &share.share_id);
-            share_files::ensure(&*self.host, &paths, &Limits { memory: share.memory, cores: share.cores })?;
+            share_files::ensure(
+                &*self.host,
+                &paths,
+                &Limits { memory: share.memory, cores: share.cores, overhead: 0 },
+            )?;
         }
         let folder = self.limiter.folder(&entry.limiter);
         let path = cdi::claim_path(&self.paths.cdi_dir, uid);

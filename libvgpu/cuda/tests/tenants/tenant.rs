@@ -37,8 +37,8 @@ pub(crate) fn run(what: &str, arguments: &[String]) -> anyhow::Result<()> {
             let cuda = Cuda::start()?;
             ensure!(cuda.alloc(100 * MIB).is_ok());
             ready()?;
-            // SAFETY: this program needs none of them any more.
             (0..1024).for_each(|fd| {
+                // SAFETY: this program needs none of them any more.
                 let _ = unsafe { libc::close(fd) };
             });
             // Numbers that were the library's are other files now.
