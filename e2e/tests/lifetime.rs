@@ -55,9 +55,12 @@ fn start_and_wait() -> ExitCode {
     }
 }
 
-/// A process that starts a cluster of its own.
+/// A process that starts a cluster of its own, and that signals end: what a shell starts in the background ignores
+/// SIGINT, and passes that on.
 fn starting() -> anyhow::Result<Child> {
-    Ok(Command::new(std::env::current_exe()?).env(STARTER, "1").stdout(Stdio::piped()).spawn()?)
+    let mut command = Command::new("env");
+    command.arg("--default-signal").arg(std::env::current_exe()?);
+    Ok(command.env(STARTER, "1").stdout(Stdio::piped()).spawn()?)
 }
 
 /// Waits until its cluster is up.
@@ -99,7 +102,7 @@ fn a_killed_starter(world: &World) -> anyhow::Result<()> {
         let (mut child, layout) = started(starter?)?;
         ensure!(!processes(&layout)?.is_empty() && !cgroups(&layout)?.is_empty());
         kill_process(Pid::from_child(&child), signal)?;
-        child.wait()?;
+        world.until(&format!("the starter's end by {signal:?}"), 20, || Ok(child.try_wait()?))?;
         nothing_is_left(world, &layout).with_context(|| format!("after {signal:?}"))?;
     }
     Ok(())
