@@ -12,7 +12,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::Instant;
-use vgpu_allocator::{Demand, MemoryAsk, NodeExclusion, Placement as Placed, Request, Share};
+use vgpu_allocator::{Demand, MemoryAsk, Mix, NodeExclusion, Placement as Placed, Request, Share};
 use vgpu_api::{Placement, Policy};
 
 use crate::allocation::{self, Grant, WriteError};
@@ -48,6 +48,10 @@ pub struct Planner {
     /// What claims (UIDs) were promised and their watch has not shown yet.
     promised: HashMap<String, Promise>,
     upkeep: upkeep::Upkeep,
+    /// What pods asked for so far.
+    mix: Mix,
+    /// Pods (UIDs) the mix has counted.
+    counted: HashSet<String>,
 }
 
 /// Shares written, or being written, to a claim.
@@ -108,6 +112,8 @@ impl Planner {
             writing: HashSet::new(),
             promised: HashMap::new(),
             upkeep: upkeep::Upkeep::default(),
+            mix: Mix::default(),
+            counted: HashSet::new(),
             selectors: Selectors::default(),
             client,
             metrics,
@@ -180,6 +186,8 @@ impl Planner {
             }
         }
         self.metrics.waiting.set(waiting.len() as i64);
+        self.mix.draw();
+        model.cluster.learn(&self.mix);
         for found in waiting {
             self.plan(&mut model, found, &ours, now);
         }
@@ -188,6 +196,9 @@ impl Planner {
         let alive: HashSet<String> =
             pods.iter().filter_map(|p| p.uid()).chain(model.claims.keys().cloned()).collect();
         self.upkeep.keep_only(&alive);
+        let counted = self.counted.len();
+        self.counted.retain(|uid| alive.contains(uid));
+        (self.counted.len()..counted).for_each(|_| self.mix.departed());
         let nodes: HashSet<String> = self.stores.gpu_nodes.state().iter().filter_map(|n| n.uid()).collect();
         self.events.keep_only(&|uid| alive.contains(uid) || nodes.contains(uid));
     }
@@ -284,6 +295,9 @@ impl Planner {
             Ok(found) => found,
             Err((claim, invalid)) => return self.say_invalid(pod, &claim, &invalid),
         };
+        if self.counted.insert(uid.clone()) {
+            self.mix.arrived(&demand);
+        }
         let began = std::time::Instant::now();
         let answer = model.cluster.plan(&demand);
         self.metrics.plan_seconds.observe(began.elapsed().as_secs_f64());
@@ -335,7 +349,7 @@ impl Planner {
         // A bound pod goes nowhere else, whatever the node has become.
         let mut excluded = if bound.is_some() { Default::default() } else { model.excluded(pod, &volumes) };
         for node in self.upkeep.avoided(&pod.uid().unwrap_or_default(), now) {
-            excluded.entry(node).or_insert(NodeExclusion("RejectedByScheduler".to_owned()));
+            excluded.nodes.entry(node).or_insert(NodeExclusion("RejectedByScheduler".to_owned()));
         }
         let only_node = bound.or(waiting.node.as_deref()).or(pod::nominated(pod)).map(str::to_owned);
         let room = if bound.is_some() { Default::default() } else { pod::room(pod) };
