@@ -151,7 +151,9 @@ impl Shape {
         }
         let is_flat = self.height == 0 && self.depth != 0 && !self.is_layered();
         let is_cube = self.flags & CUBEMAP != 0;
-        if is_flat || is_cube && (self.width != self.height || !self.depth.is_multiple_of(6) || self.depth == 0) {
+        if is_flat
+            || is_cube && (self.width != self.height || !self.depth.is_multiple_of(6) || self.depth == 0)
+        {
             return None;
         }
         let level = |number: u32| {
