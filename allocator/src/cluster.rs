@@ -140,6 +140,11 @@ impl Cluster {
         self.pods.insert(pod.to_owned(), (node.to_owned(), room));
     }
 
+    /// Node and room a pod takes.
+    pub fn pod(&self, pod: &str) -> Option<(&str, Room)> {
+        self.pods.get(pod).map(|(node, room)| (node.as_str(), *room))
+    }
+
     /// The pod takes nothing any more.
     pub fn drop_pod(&mut self, pod: &str) {
         let Some((node, room)) = self.pods.remove(pod) else { return };

@@ -18,6 +18,10 @@ pub const ALLOCATOR_TAINT_KEY: &str = "vgpu-dra.io/allocator";
 pub const ALLOCATOR_TAINT_VALUE: &str = "controller";
 /// Scheduling gate held by pods until their claims are allocated.
 pub const GATE: &str = "vgpu-dra.io/allocation";
+/// Annotation on pods: name of the gang, in their namespace, that gets all its claims or none.
+pub const GANG: &str = "vgpu-dra.io/gang";
+/// Annotation on pods: how many pods their gang takes.
+pub const GANG_SIZE: &str = "vgpu-dra.io/gang-size";
 /// ConfigMap per namespace that tells the admission policies which templates and claims are ours.
 pub const CLAIMS_CONFIG_MAP: &str = "vgpu-dra-claims";
 /// Annotation on GpuNode: the registration generation the controller published slices for.
@@ -39,6 +43,10 @@ pub const MEMORY_PERCENT: &str = "memoryPercent";
 pub const CORES: &str = "cores";
 /// Capacity: tenants.
 pub const SHARES: &str = "shares";
+/// Hard key of a ResourceQuota: bytes of GPU memory that a namespace's claims may hold together.
+pub const QUOTA_MEMORY: &str = "requests.vgpu-dra.io/memory";
+/// Hard key of a ResourceQuota: percent of GPUs that a namespace's claims may hold together.
+pub const QUOTA_CORES: &str = "requests.vgpu-dra.io/cores";
 /// Tenants per GPU unless a GpuPolicy says otherwise.
 pub const DEFAULT_SHARES_PER_GPU: u32 = 64;
 

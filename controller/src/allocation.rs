@@ -19,6 +19,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::Eviction;
 use k8s_openapi::api::resource::v1::ResourceClaim;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, Preconditions};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
@@ -242,9 +243,11 @@ pub async fn ungate(client: &Client, pod: &Pod) -> Result<(), WriteError> {
 /// [`WriteError`].
 pub async fn evict(client: &Client, pod: &Pod) -> Result<(), WriteError> {
     let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+    // Another pod may have its name by now.
+    let this_one = Preconditions { uid: pod.uid(), resource_version: None };
     let eviction = Eviction {
         metadata: kube::core::ObjectMeta { name: Some(pod.name_any()), ..Default::default() },
-        ..Eviction::default()
+        delete_options: Some(DeleteOptions { preconditions: Some(this_one), ..DeleteOptions::default() }),
     };
     let (name, parameters) = (pod.name_any(), PostParams::default());
     let call = api.create_subresource::<Eviction, Value>("eviction", &name, &parameters, &eviction);

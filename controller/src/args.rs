@@ -18,6 +18,9 @@ pub struct Args {
     /// Order of GPUs when neither claim nor class says.
     #[arg(long, default_value = "Binpack")]
     pub gpu_policy: Policy,
+    /// Whether a pod of higher priority that fits nowhere has others evicted for it.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
+    pub preemption: bool,
     /// Where /metrics and /healthz are served.
     #[arg(long, default_value = "0.0.0.0:8080")]
     pub metrics_address: SocketAddr,

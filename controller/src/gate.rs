@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use k8s_openapi::api::resource::v1::{DeviceClaim, ResourceClaim, ResourceClaimTemplate};
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use vgpu_api::names::CLAIMS_CONFIG_MAP;
@@ -15,10 +15,13 @@ use crate::{MANAGER, WRITE_DEADLINE};
 /// Data of each namespace's ConfigMap.
 type Wanted = BTreeMap<String, BTreeMap<String, String>>;
 
-/// Keeps the ConfigMaps.
+/// Keeps the ConfigMaps, also against those who change or delete them.
 pub struct Gate {
     client: Client,
-    stored: Option<Wanted>,
+    /// What each namespace's ConfigMap holds, as far as is known: what was written, until a watch shows something newer.
+    stored: Wanted,
+    /// Version the watch showed last.
+    seen: BTreeMap<String, Option<String>>,
 }
 
 /// Classes a claim's requests name.
@@ -56,59 +59,85 @@ fn wanted(stores: &Stores, is_ours: &(dyn Fn(&str) -> bool + Sync)) -> Wanted {
 impl Gate {
     /// Nothing is known of what is stored until the first [`Self::sync`].
     pub fn new(client: Client) -> Self {
-        Self { client, stored: None }
+        Self { client, stored: Wanted::new(), seen: BTreeMap::new() }
     }
 
-    /// Writes what changed.
+    /// Writes what is not stored as it should be.
     pub async fn sync(&mut self, stores: &Stores, is_ours: &(dyn Fn(&str) -> bool + Sync)) {
+        self.look(stores);
         if let Err(error) = self.write(&wanted(stores, is_ours)).await {
             tracing::warn!(error = format!("{error:#}"), "the gate's ConfigMaps were not written");
-            // What took and what did not is not known any more.
-            self.stored = None;
+        }
+    }
+
+    /// Takes in what the watch has brought. It may lag behind our own writes; then one is sent again and changes nothing.
+    fn look(&mut self, stores: &Stores) {
+        let shown = stores.gate_maps.state();
+        let shown: BTreeMap<String, &ConfigMap> =
+            shown.iter().map(|m| (m.namespace().unwrap_or_default(), &**m)).collect();
+        for namespace in self.seen.keys().filter(|n| !shown.contains_key(*n)) {
+            self.stored.remove(namespace);
+        }
+        self.seen.retain(|namespace, _| shown.contains_key(namespace));
+        for (namespace, map) in shown {
+            let version = map.resource_version();
+            if self.seen.get(&namespace) != Some(&version) {
+                self.stored.insert(namespace.clone(), map.data.clone().unwrap_or_default());
+                self.seen.insert(namespace, version);
+            }
         }
     }
 
     async fn write(&mut self, wanted: &Wanted) -> anyhow::Result<()> {
-        if self.stored.is_none() {
-            let api: Api<ConfigMap> = Api::all(self.client.clone());
-            let ours = ListParams::default().fields(&format!("metadata.name={CLAIMS_CONFIG_MAP}"));
-            let list = tokio::time::timeout(WRITE_DEADLINE, api.list(&ours)).await??;
-            let data = |m: ConfigMap| (m.namespace().unwrap_or_default(), m.data.unwrap_or_default());
-            self.stored = Some(list.items.into_iter().map(data).collect());
-        }
-        let stored = self.stored.get_or_insert_default();
-        let gone: Vec<String> = stored.keys().filter(|n| !wanted.contains_key(*n)).cloned().collect();
+        let gone: Vec<String> = self.stored.keys().filter(|n| !wanted.contains_key(*n)).cloned().collect();
         for namespace in gone {
-            let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &namespace);
-            let deleted =
-                tokio::time::timeout(WRITE_DEADLINE, api.delete(CLAIMS_CONFIG_MAP, &DeleteParams::default()))
-                    .await?;
-            match deleted {
-                Err(kube::Error::Api(status)) if status.code == 404 => {}
-                other => drop(other?),
-            }
-            stored.remove(&namespace);
+            self.delete(&namespace).await?;
         }
         for (namespace, data) in wanted {
-            if stored.get(namespace) == Some(data) {
+            if self.stored.get(namespace) == Some(data) {
                 continue;
             }
-            let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
-            let map = json!({
-                "apiVersion": "v1", "kind": "ConfigMap",
-                "metadata": {"name": CLAIMS_CONFIG_MAP, "namespace": namespace},
-                "data": data,
-            });
-            let parameters = PatchParams::apply(MANAGER).force();
-            let map = Patch::Apply(&map);
-            let call = api.patch(CLAIMS_CONFIG_MAP, &parameters, &map);
-            match tokio::time::timeout(WRITE_DEADLINE, call).await? {
-                // A namespace that is going takes no new objects, and its pods need no gate.
-                Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => {}
-                other => drop(other?),
+            // Applying leaves what others put beside it, and a pod of theirs would get our gate by it.
+            if self.apply(namespace, data).await?.is_some_and(|left| left != *data) {
+                self.delete(namespace).await?;
+                self.apply(namespace, data).await?;
             }
-            stored.insert(namespace.clone(), data.clone());
+            self.stored.insert(namespace.clone(), data.clone());
         }
+        Ok(())
+    }
+
+    /// What the ConfigMap holds then; `None` if its namespace is going, which takes no new objects and whose pods need no
+    /// gate.
+    async fn apply(
+        &self,
+        namespace: &str,
+        data: &BTreeMap<String, String>,
+    ) -> anyhow::Result<Option<BTreeMap<String, String>>> {
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        let map = json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": CLAIMS_CONFIG_MAP, "namespace": namespace},
+            "data": data,
+        });
+        let parameters = PatchParams::apply(MANAGER).force();
+        let map = Patch::Apply(&map);
+        let call = api.patch(CLAIMS_CONFIG_MAP, &parameters, &map);
+        match tokio::time::timeout(WRITE_DEADLINE, call).await? {
+            Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404) => Ok(None),
+            other => Ok(Some(other?.data.unwrap_or_default())),
+        }
+    }
+
+    async fn delete(&mut self, namespace: &str) -> anyhow::Result<()> {
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
+        let parameters = DeleteParams::default();
+        let call = api.delete(CLAIMS_CONFIG_MAP, &parameters);
+        match tokio::time::timeout(WRITE_DEADLINE, call).await? {
+            Err(kube::Error::Api(status)) if status.code == 404 => {}
+            other => drop(other?),
+        }
+        self.stored.remove(namespace);
         Ok(())
     }
 }

@@ -26,8 +26,12 @@ pub struct Metrics {
     pub cleared: Counter,
     /// Allocations taken back because nobody would use them.
     pub taken_back: Counter,
+    /// Pods evicted for others.
+    pub preempted: Counter,
     /// Pods that wait for an allocation.
     pub waiting: Gauge,
+    /// GPUs that are promised more than they have.
+    pub overcommitted: Gauge,
     /// Seconds of one decision.
     pub plan_seconds: Histogram,
 }
@@ -48,11 +52,27 @@ impl Default for Metrics {
             counter("allocations_cleared", "Allocations cleared because the scheduler would not use them");
         let taken_back =
             counter("allocations_taken_back", "Allocations taken back because nobody would use them");
+        let preempted = counter("pods_preempted", "Evictions of pods for others of higher priority");
         let waiting = Gauge::default();
         registry.register("pods_waiting", "Pods that wait for an allocation", waiting.clone());
+        let overcommitted = Gauge::default();
+        let help = "GPUs that are promised more than they have; anything but 0 is a defect";
+        registry.register("gpus_overcommitted", help, overcommitted.clone());
         let plan_seconds = Histogram::new(exponential_buckets(1e-5, 4.0, 10));
         registry.register("plan_seconds", "Seconds of one decision", plan_seconds.clone());
-        Self { registry, placed, refused, invalid, failed_writes, cleared, taken_back, waiting, plan_seconds }
+        Self {
+            registry,
+            placed,
+            refused,
+            invalid,
+            failed_writes,
+            cleared,
+            taken_back,
+            preempted,
+            waiting,
+            overcommitted,
+            plan_seconds,
+        }
     }
 }
 

@@ -7,11 +7,13 @@ use k8s_openapi::api::core::v1::{Node as KubeNode, NodeSelector, Pod};
 use k8s_openapi::api::resource::v1::{DeviceRequestAllocationResult, ResourceClaim};
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
-use vgpu_allocator::{Cluster, Node, NodeExclusion, Share};
+use vgpu_allocator::{Cluster, Node, NodeExclusion, Room, Share};
 use vgpu_api::Quantity;
 use vgpu_api::names::{CORES, DRIVER, MEMORY, pool_node};
 
 use crate::class::Shapes;
+use crate::preemption::ByNode;
+use crate::quota::Quotas;
 use crate::stores::Stores;
 use crate::{node, pod, slice};
 
@@ -25,8 +27,16 @@ pub struct Model {
     pub nodes: BTreeMap<String, Arc<KubeNode>>,
     /// Claims by UID.
     pub claims: HashMap<String, Arc<ResourceClaim>>,
+    /// Pods that have not ended.
+    pub pods: Vec<Arc<Pod>>,
     /// Pods that name a claim, by its namespace and name.
     pub users: HashMap<(String, String), Vec<Arc<Pod>>>,
+    /// What namespaces may hold, and hold.
+    pub quotas: Quotas,
+    /// Who is where, once somebody asked.
+    pub tenants: Option<ByNode>,
+    /// Places kept, by what they are held under.
+    kept: Vec<String>,
 }
 
 /// Results of this driver in an allocated claim.
@@ -84,6 +94,9 @@ impl Model {
                 gpus.entry(node.clone()).or_default().extend(slice::engine_gpu(device, shapes.of(device)));
             }
         }
+        let quotas = stores.quotas.state();
+        let memory = gpus.values().flatten().map(|g| (g.name.as_str(), g.memory));
+        let mut quotas = Quotas::new(quotas.iter().map(|q| &**q), memory);
         let mut cluster = Cluster::default();
         let nodes: BTreeMap<String, Arc<KubeNode>> =
             stores.nodes.state().into_iter().map(|n| (n.name_any(), n)).collect();
@@ -96,25 +109,41 @@ impl Model {
             let uid = claim.uid().unwrap_or_default();
             let held = shares(&claim);
             if !held.is_empty() {
+                quotas.hold(&claim.namespace().unwrap_or_default(), &held);
                 cluster.hold_claim(&uid, held);
             }
             claims.insert(uid, claim);
         }
         let mut users: HashMap<(String, String), Vec<Arc<Pod>>> = HashMap::new();
-        for found in stores.pods.state() {
-            if pod::is_done(&found) {
-                continue;
-            }
+        let mut pods = stores.pods.state();
+        pods.retain(|p| !pod::is_done(p));
+        for found in &pods {
             let uid = found.uid().unwrap_or_default();
-            if let Some(node) = pod::bound_to(&found) {
-                cluster.hold_pod(&uid, node, pod::room(&found));
+            if let Some(node) = pod::bound_to(found) {
+                cluster.hold_pod(&uid, node, pod::room(found));
             }
             let namespace = found.namespace().unwrap_or_default();
-            for claim in pod::claims(&found).into_iter().filter_map(|c| c.claim) {
+            for claim in pod::claims(found).into_iter().filter_map(|c| c.claim) {
                 users.entry((namespace.clone(), claim)).or_default().push(found.clone());
             }
         }
-        Self { cluster, shapes, nodes, claims, users }
+        Self { cluster, shapes, nodes, claims, pods, users, quotas, tenants: None, kept: Vec::new() }
+    }
+
+    /// Holds a place for a pod (by UID) until [`Self::drop_places`], although others are still in it.
+    pub fn keep_place(&mut self, pod: &str, node: &str, shares: Vec<Share>, room: Room) {
+        let key = format!("place of {pod}");
+        self.cluster.hold_claim(&key, shares);
+        self.cluster.hold_pod(&key, node, room);
+        self.kept.push(key);
+    }
+
+    /// What is held after this is really held.
+    pub fn drop_places(&mut self) {
+        for key in std::mem::take(&mut self.kept) {
+            self.cluster.drop_claim(&key);
+            self.cluster.drop_pod(&key);
+        }
     }
 
     /// Nodes a pod may not go to, and why.

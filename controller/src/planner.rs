@@ -1,5 +1,7 @@
 //! The task that decides: it looks at everything, does what is due, and sleeps until something changes.
 
+mod ganging;
+mod preempting;
 mod upkeep;
 mod writer;
 
@@ -29,6 +31,7 @@ use crate::pod;
 use crate::publisher::Publisher;
 use crate::request::{self, Asked, Invalid, Known};
 use crate::stores::Stores;
+use ganging::Gangs;
 use writer::{Report, Writer};
 
 /// Pods written at the same time.
@@ -52,6 +55,9 @@ pub struct Planner {
     /// What claims (UIDs) were promised and their watch has not shown yet.
     promised: BTreeMap<String, Promise>,
     upkeep: upkeep::Upkeep,
+    /// Whether pods may be evicted for others.
+    preemption: bool,
+    preempting: preempting::Preempting,
 }
 
 /// Shares written, or being written, to a claim.
@@ -73,6 +79,32 @@ struct Waiting {
     open: Vec<Named>,
     /// Node of the claims that are allocated already.
     node: Option<String>,
+}
+
+/// Whose turn it is.
+enum Turn {
+    Pod(Waiting),
+    Gang(ganging::Key),
+}
+
+/// Where a pod goes.
+struct Decision {
+    demand: Demand,
+    placed: Placed,
+    /// Of each claim that is not allocated yet.
+    asked: Vec<Asked>,
+}
+
+/// Why it goes nowhere now.
+enum No {
+    /// Its turn has not come.
+    NotYet,
+    /// A claim of it cannot be understood.
+    Invalid(Arc<ResourceClaim>, Invalid),
+    /// It fits nowhere.
+    NotPlaced(Box<Demand>, String),
+    /// Its namespace would hold too much.
+    QuotaExceeded(String),
 }
 
 /// A claim with its name in the pod.
@@ -97,7 +129,7 @@ fn version<K: ResourceExt>(object: &K) -> u64 {
 
 impl Planner {
     /// Starts the watches.
-    pub fn start(client: Client, defaults: Placement, metrics: Arc<Metrics>) -> Self {
+    pub fn start(client: Client, defaults: Placement, preemption: bool, metrics: Arc<Metrics>) -> Self {
         let (sender, reports) = mpsc::unbounded_channel();
         let writer = Writer {
             client: client.clone(),
@@ -118,6 +150,8 @@ impl Planner {
             writing: HashSet::new(),
             promised: BTreeMap::new(),
             upkeep: upkeep::Upkeep::default(),
+            preemption,
+            preempting: preempting::Preempting::default(),
             selectors: Selectors::default(),
             defaults,
         }
@@ -130,14 +164,14 @@ impl Planner {
         tokio::select! {
             biased;
             () = &mut stop => {}
-            () = self.decide() => {}
+            () = self.watch() => {}
         }
         self.writer.stopping.store(true, Ordering::Relaxed);
         while self.tasks.join_next().await.is_some() {}
         !self.writer.unsettled.load(Ordering::Relaxed)
     }
 
-    async fn decide(&mut self) {
+    async fn watch(&mut self) {
         self.stores.ready().await;
         self.fence().await;
         loop {
@@ -205,9 +239,15 @@ impl Planner {
         pods.sort_by(|a, b| pod::order(a, b));
         let now = Instant::now();
         let mut waiting = Vec::new();
-        for pod in pods.iter().filter(|p| !pod::is_done(p) && !pod::is_going(p)) {
+        let mut gangs = Gangs::default();
+        for pod in pods.iter().filter(|p| !pod::is_going(p)) {
             let uid = pod.uid().unwrap_or_default();
+            if pod::is_done(pod) {
+                gangs.settled(pod);
+                continue;
+            }
             if self.writing.contains(&uid) {
+                gangs.on_the_way(pod);
                 // What it was given it keeps meanwhile.
                 if let Some(node) = self.upkeep.held_on(&uid) {
                     model.cluster.hold_pod(&uid, pod::bound_to(pod).unwrap_or(node), pod::room(pod));
@@ -215,11 +255,24 @@ impl Planner {
                 continue;
             }
             match self.standing(pod, &ours) {
-                Standing::Aside => {}
+                Standing::Aside => {
+                    if ganging::key(pod).is_some() && self.promised.values().any(|p| p.pod == uid) {
+                        gangs.on_the_way(pod);
+                    }
+                }
                 Standing::Invalid(claim, invalid) => self.say_invalid(pod, &claim, &invalid),
                 Standing::Waiting(found) => match self.lost_node(&found) {
                     Some(node) => self.let_go(pod, &node, "an allocation of it was cleared", now),
-                    None => waiting.push(found),
+                    None => match (pod::gang(pod), ganging::key(pod)) {
+                        (Some(Err(why)), _) => self.say_no_gang(pod, &why),
+                        (_, Some(_)) if pod::has_other_gates(pod) => {}
+                        (_, Some(key)) => {
+                            if gangs.waits(key.clone(), found) {
+                                waiting.push(Turn::Gang(key));
+                            }
+                        }
+                        (_, None) => waiting.push(Turn::Pod(found)),
+                    },
                 },
                 Standing::Allocated { claims, node } => {
                     if pod::bound_to(pod).is_none() && !model.cluster.node_names().any(|n| n == node) {
@@ -230,19 +283,33 @@ impl Planner {
                     for claim in claims.iter().filter(|_| pod::bound_to(pod).is_none()) {
                         self.upkeep.allocated(&uid, &node, &claim.uid().unwrap_or_default());
                     }
-                    self.keep_up(pod, claims, &node, now);
+                    match ganging::key(pod) {
+                        Some(key) if pod::bound_to(pod).is_none() => {
+                            gangs.allocated(key, ganging::Allocated { pod: pod.clone(), claims, node });
+                        }
+                        _ => {
+                            gangs.settled(pod);
+                            self.keep_up(pod, claims, &node, now);
+                        }
+                    }
                 }
             }
         }
         self.writer.metrics.waiting.set(waiting.len() as i64);
-        for found in waiting {
-            self.plan(&mut model, found, &ours, now);
+        for turn in waiting {
+            match turn {
+                Turn::Pod(found) => self.plan(&mut model, found, &ours, now),
+                Turn::Gang(key) => self.plan_gang(&mut model, &mut gangs, &key, &ours, now),
+            }
         }
+        self.keep_gangs_up(gangs, now);
+        model.drop_places();
         self.take_back(&model, now);
         self.check_overcommitment(&model, now);
         let alive: HashSet<String> =
             pods.iter().filter_map(|p| p.uid()).chain(model.claims.keys().cloned()).collect();
         self.upkeep.keep_only(&alive);
+        self.preempting.keep_only(&alive);
         let nodes: HashSet<String> = self.stores.gpu_nodes.state().iter().filter_map(|n| n.uid()).collect();
         self.writer.events.keep_only(&|uid| alive.contains(uid) || nodes.contains(uid));
     }
@@ -273,6 +340,9 @@ impl Planner {
             (!caught_up && !shown) || writing.contains(&promise.pod)
         });
         for (uid, promise) in &self.promised {
+            if let Some(claim) = model.claims.get(uid).filter(|c| !model::is_allocated(c)) {
+                model.quotas.hold(&claim.namespace().unwrap_or_default(), &promise.shares);
+            }
             model.cluster.hold_claim(uid, promise.shares.clone());
             model.cluster.hold_pod(&promise.pod, &promise.node, promise.room);
         }
@@ -342,7 +412,31 @@ impl Planner {
         self.say(reference(claim), Saying::warning(invalid.reason, note));
     }
 
+    /// Finds a place for one pod, or says why there is none.
     fn plan(&mut self, model: &mut Model, waiting: Waiting, ours: &HashSet<String>, now: Instant) {
+        match self.decide(model, &waiting, ours, now) {
+            Ok(decision) => {
+                decision.hold(model, &waiting);
+                self.write(waiting, decision, true);
+            }
+            Err(No::NotYet) => {}
+            Err(No::Invalid(claim, invalid)) => self.say_invalid(&waiting.pod, &claim, &invalid),
+            Err(No::NotPlaced(demand, why)) => {
+                let kept = self.preempt(model, &waiting, &demand, now);
+                self.refuse(&waiting, "NotPlaced", why, kept, now);
+            }
+            Err(No::QuotaExceeded(why)) => self.refuse(&waiting, "QuotaExceeded", why, false, now),
+        }
+    }
+
+    /// Where a pod goes as things are.
+    fn decide(
+        &mut self,
+        model: &mut Model,
+        waiting: &Waiting,
+        ours: &HashSet<String>,
+        now: Instant,
+    ) -> Result<Decision, No> {
         let pod = &waiting.pod;
         let uid = pod.uid().unwrap_or_default();
         // Another pod of this pass may have been given a claim they share.
@@ -352,28 +446,37 @@ impl Planner {
             || waiting.open.iter().any(|(_, claim)| is_promised(claim))
             || self.upkeep.must_rest(&uid, now)
         {
-            return;
+            return Err(No::NotYet);
         }
-        if let Some((demand, placed, asked)) = self.complete(model, &waiting, ours, now) {
-            return self.write(model, waiting, &demand, placed, asked);
-        }
-        let (demand, asked) = match self.demand(model, &waiting, &waiting.open, ours, now) {
-            Ok(found) => found,
-            Err((claim, invalid)) => return self.say_invalid(pod, &claim, &invalid),
-        };
-        let began = std::time::Instant::now();
-        let answer = model.cluster.plan(&demand);
-        self.writer.metrics.plan_seconds.observe(began.elapsed().as_secs_f64());
-        match answer {
-            Ok(placed) => self.write(model, waiting, &demand, placed, asked),
-            Err(refusal) => {
-                self.writer.metrics.refused.inc();
-                self.say(reference(&**pod), Saying::warning("NotPlaced", refusal.to_string()));
-                if let Some(node) = waiting.node.as_deref().filter(|_| pod::bound_to(pod).is_none()) {
-                    // Part of it is allocated where the rest does not fit: it must not hold on to that part.
-                    self.let_go(pod, node, "the pod's other claims do not fit there", now);
+        let (demand, placed, asked) = match self.complete(model, waiting, ours, now) {
+            Some(complete) => complete,
+            None => {
+                let found = self.demand(model, waiting, &waiting.open, ours, now);
+                let (demand, asked) = found.map_err(|(claim, invalid)| No::Invalid(claim, invalid))?;
+                let began = std::time::Instant::now();
+                let answer = model.cluster.plan(&demand);
+                self.writer.metrics.plan_seconds.observe(began.elapsed().as_secs_f64());
+                match answer {
+                    Ok(placed) => (demand, placed, asked),
+                    Err(refusal) => return Err(No::NotPlaced(Box::new(demand), refusal.to_string())),
                 }
             }
+        };
+        let decision = Decision { demand, placed, asked };
+        match model.quotas.exceeded(&pod.namespace().unwrap_or_default(), &decision.shares(waiting)) {
+            Some(exceeded) => Err(No::QuotaExceeded(exceeded.to_string())),
+            None => Ok(decision),
+        }
+    }
+
+    /// Says why a pod is not placed. Unless a place is kept for it, it lets go of what it has.
+    fn refuse(&mut self, waiting: &Waiting, reason: &'static str, note: String, kept: bool, now: Instant) {
+        let pod = &waiting.pod;
+        self.writer.metrics.refused.inc();
+        self.say(reference(&**pod), Saying::warning(reason, note));
+        if let Some(node) = waiting.node.as_deref().filter(|_| !kept && pod::bound_to(pod).is_none()) {
+            // Part of it is allocated where the rest cannot be: it must not hold on to that part.
+            self.let_go(pod, node, "the pod's other claims cannot be had there", now);
         }
     }
 
@@ -451,14 +554,9 @@ impl Planner {
         Ok((Demand { room, requests, node_policy, only_node, excluded }, all))
     }
 
-    fn write(
-        &mut self,
-        model: &mut Model,
-        waiting: Waiting,
-        demand: &Demand,
-        placed: Placed,
-        asked: Vec<Asked>,
-    ) {
+    /// Writes what was decided and is held; `ungate` is false for pods that go together with others.
+    fn write(&mut self, waiting: Waiting, decision: Decision, ungate: bool) {
+        let Decision { demand, placed, asked } = decision;
         let Waiting { pod, open, .. } = waiting;
         let uid = pod.uid().unwrap_or_default();
         let mut grants = Vec::new();
@@ -466,18 +564,10 @@ impl Planner {
         for ((_, claim), asked) in open.into_iter().zip(asked) {
             let claim_uid = claim.uid().unwrap_or_default();
             let shares: Vec<_> = placed.shares.iter().filter(|s| s.claim == claim_uid).cloned().collect();
-            let held = |s: &vgpu_allocator::PlacedShare| Share {
-                node: placed.node.clone(),
-                gpu: s.gpu.clone(),
-                memory: s.memory,
-                cores: s.cores,
-            };
-            let held: Vec<Share> = shares.iter().map(held).collect();
-            model.cluster.hold_claim(&claim_uid, held.clone());
             let promise = Promise {
                 pod: uid.clone(),
                 node: placed.node.clone(),
-                shares: held,
+                shares: given(&placed, &claim),
                 room: pod::room(&pod),
                 version: None,
             };
@@ -490,12 +580,41 @@ impl Planner {
             let percents = asked.requests.iter().filter_map(percent).collect();
             grants.push(Grant { claim, shares, percents, config: asked.config });
         }
-        model.cluster.hold_pod(&uid, &placed.node, pod::room(&pod));
         self.writing.insert(uid.clone());
-        let note = placed_note(demand, &placed);
+        let note = placed_note(&demand, &placed);
         let (writer, node) = (self.writer.clone(), placed.node);
-        self.tasks.spawn(async move { writer.place(&pod, &node, &grants, promised, note).await });
+        self.tasks.spawn(async move { writer.place(&pod, &node, &grants, promised, note, ungate).await });
     }
+}
+
+impl Decision {
+    /// What the claims that are not allocated yet get.
+    fn shares(&self, waiting: &Waiting) -> Vec<Share> {
+        waiting.open.iter().flat_map(|(_, claim)| given(&self.placed, claim)).collect()
+    }
+
+    /// Holds it in the model.
+    fn hold(&self, model: &mut Model, waiting: &Waiting) {
+        for (_, claim) in &waiting.open {
+            let shares = given(&self.placed, claim);
+            model.quotas.hold(&claim.namespace().unwrap_or_default(), &shares);
+            model.cluster.hold_claim(&claim.uid().unwrap_or_default(), shares);
+        }
+        let pod = &waiting.pod;
+        model.cluster.hold_pod(&pod.uid().unwrap_or_default(), &self.placed.node, pod::room(pod));
+    }
+}
+
+/// What a plan gives to a claim.
+fn given(placed: &Placed, claim: &ResourceClaim) -> Vec<Share> {
+    let uid = claim.uid().unwrap_or_default();
+    let share = |s: &vgpu_allocator::PlacedShare| Share {
+        node: placed.node.clone(),
+        gpu: s.gpu.clone(),
+        memory: s.memory,
+        cores: s.cores,
+    };
+    placed.shares.iter().filter(|s| s.claim == uid).map(share).collect()
 }
 
 /// `node-a: gpu-1a2b..., gpu-3c4d...; node Binpack, GPU Spread, score 0.497`

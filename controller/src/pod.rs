@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::ResourceExt;
 use vgpu_allocator::Room;
 use vgpu_api::Quantity;
-use vgpu_api::names::GATE;
+use vgpu_api::names::{GANG, GANG_SIZE, GATE};
 
 /// A claim as a pod names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,6 +124,30 @@ pub fn nominated(pod: &Pod) -> Option<&str> {
     pod.status.as_ref()?.nominated_node_name.as_deref().filter(|n| !n.is_empty())
 }
 
+/// Pods that get all their claims or none, by their annotations.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gang {
+    /// Name in the namespace.
+    pub name: String,
+    /// Pods it takes.
+    pub size: u32,
+}
+
+/// The gang a pod names. Error: what is wrong with its annotations, with the cure.
+pub fn gang(pod: &Pod) -> Option<Result<Gang, String>> {
+    let (name, size) = (pod.annotations().get(GANG), pod.annotations().get(GANG_SIZE));
+    let Some(name) = name.filter(|n| !n.is_empty()) else {
+        let alone =
+            || format!("metadata.annotations[{GANG_SIZE}] without {GANG}: name the gang or remove the size");
+        return size.map(|_| Err(alone()));
+    };
+    let number = size.and_then(|s| s.parse::<u32>().ok()).filter(|n| *n > 0);
+    Some(number.map(|size| Gang { name: name.clone(), size }).ok_or_else(|| {
+        let given = size.map_or_else(|| "is missing".to_owned(), |s| format!("is {s:?}"));
+        format!("metadata.annotations[{GANG_SIZE}] {given}: write how many pods gang {name} takes, from 1")
+    }))
+}
+
 /// Who comes first: higher priority, then older, then by name.
 pub fn order(a: &Pod, b: &Pod) -> std::cmp::Ordering {
     let priority = |p: &Pod| p.spec.as_ref().and_then(|s| s.priority).unwrap_or(0);
@@ -167,6 +191,24 @@ mod tests {
         ]}));
         assert_eq!(users(&p, "gpu", "large"), BTreeSet::from([0]));
         assert_eq!(users(&p, "gpu", "small"), BTreeSet::from([0, 1]));
+    }
+
+    #[test]
+    fn a_gang_has_a_name_and_a_size_or_is_refused_with_the_cure() {
+        let with = |annotations: serde_json::Value| -> Pod {
+            serde_json::from_value(json!({"metadata": {"name": "p", "annotations": annotations}})).unwrap()
+        };
+        assert_eq!(gang(&with(json!({}))), None);
+        let good = gang(&with(json!({GANG: "train", GANG_SIZE: "4"})));
+        assert_eq!(good, Some(Ok(Gang { name: "train".into(), size: 4 })));
+        for (annotations, words) in [
+            (json!({GANG: "train"}), "vgpu-dra.io/gang-size] is missing"),
+            (json!({GANG: "train", GANG_SIZE: "0"}), "is \"0\": write how many pods gang train takes"),
+            (json!({GANG_SIZE: "4"}), "name the gang or remove the size"),
+        ] {
+            let why = gang(&with(annotations)).unwrap().unwrap_err();
+            assert!(why.contains(words), "{why}");
+        }
     }
 
     #[test]

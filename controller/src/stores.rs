@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota,
+};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceClaimTemplate, ResourceSlice};
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{Lookup, Store};
@@ -14,7 +17,7 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use vgpu_api::names::DRIVER;
+use vgpu_api::names::{CLAIMS_CONFIG_MAP, DRIVER};
 use vgpu_api::{GpuNode, GpuPolicy};
 
 /// A store per kind. The watches end with it.
@@ -39,6 +42,12 @@ pub struct Stores {
     pub volumes: Store<PersistentVolume>,
     /// Claims to volumes.
     pub volume_claims: Store<PersistentVolumeClaim>,
+    /// What namespaces may hold.
+    pub quotas: Store<ResourceQuota>,
+    /// How many pods may go at a time.
+    pub budgets: Store<PodDisruptionBudget>,
+    /// What the gate's admission policy reads, one per namespace.
+    pub gate_maps: Store<ConfigMap>,
     /// Something changed.
     pub changed: Arc<Notify>,
     _watches: JoinSet<()>,
@@ -51,6 +60,7 @@ impl Stores {
         let tasks = &mut watches;
         let all = watcher::Config::default();
         let ours = watcher::Config::default().fields(&format!("spec.driver={DRIVER}"));
+        let gate_maps = watcher::Config::default().fields(&format!("metadata.name={CLAIMS_CONFIG_MAP}"));
         Self {
             nodes: watch(tasks, client, all.clone(), &changed),
             pods: watch(tasks, client, all.clone(), &changed),
@@ -61,7 +71,10 @@ impl Stores {
             gpu_nodes: watch(tasks, client, all.clone(), &changed),
             policies: watch(tasks, client, all.clone(), &changed),
             volumes: watch(tasks, client, all.clone(), &changed),
-            volume_claims: watch(tasks, client, all, &changed),
+            volume_claims: watch(tasks, client, all.clone(), &changed),
+            quotas: watch(tasks, client, all.clone(), &changed),
+            budgets: watch(tasks, client, all, &changed),
+            gate_maps: watch(tasks, client, gate_maps, &changed),
             changed,
             _watches: watches,
         }
@@ -81,6 +94,9 @@ impl Stores {
             self.policies.wait_until_ready(),
             self.volumes.wait_until_ready(),
             self.volume_claims.wait_until_ready(),
+            self.budgets.wait_until_ready(),
+            self.quotas.wait_until_ready(),
+            self.gate_maps.wait_until_ready(),
         );
     }
 }

@@ -21,6 +21,8 @@ fn main() -> ExitCode {
             ("two_pods_hit_their_limits_at_the_same_moment_and_neither_is_harmed", both_hit_their_limits),
             ("a_claim_that_tolerates_the_allocator_taint_is_rejected", tolerating_claims),
             ("pods_of_another_drivers_class_are_never_gated", other_drivers_pods),
+            ("a_namespace_holds_no_more_than_its_quota", quota),
+            ("a_pod_of_higher_priority_gets_the_place_of_others", preemption),
             ("bad_claims_are_named_and_disturb_nobody", bad_claims),
             ("a_pod_whose_node_lost_its_room_holds_no_gpu_and_is_placed_when_there_is_room", room_is_lost),
             ("kill_9_of_every_component_while_pods_start", every_component_killed),
@@ -233,6 +235,11 @@ fn other_drivers_pods(world: &World) -> anyhow::Result<()> {
         ])?;
         Ok(listed.contains("template.ours").then_some(()))
     })?;
+    world.own(&["delete", "configmap", "vgpu-dra-claims"])?;
+    world.until("our template listed again", 20, || {
+        let listed = world.own(&["get", "configmap", "vgpu-dra-claims", "--ignore-not-found"])?;
+        Ok((!listed.is_empty()).then_some(()))
+    })?;
     // Twice: by a template, and by a claim that stands for itself.
     let theirs = |name: &str| -> anyhow::Result<String> {
         let by_claim = pod_with_template(&format!("{name}-claim"), "their-claim")
@@ -249,6 +256,49 @@ fn other_drivers_pods(world: &World) -> anyhow::Result<()> {
     ensure!(ours == "vgpu-dra.io/allocation", "our pod has the gates {ours:?}");
     world.ready("ours-without-controller", 60)?;
     world.kubectl(&["delete", "deviceclass", "gpu.example.com"]).map(drop)
+}
+
+fn quota(world: &World) -> anyhow::Result<()> {
+    let hard =
+        "requests.vgpu-dra.io/memory: 10000Mi, gpu.vgpu-dra.io.deviceclass.resource.k8s.io/devices: \"3\"";
+    world.apply(&format!(
+        "apiVersion: v1\nkind: ResourceQuota\nmetadata: {{name: gpus}}\nspec: {{hard: {{{hard}}}}}\n"
+    ))?;
+    world.apply(&share("first", "6000Mi", 10, ("Binpack", "Binpack"), SLEEP))?;
+    world.ready("first", 60)?;
+    world.apply(&share("over", "6000Mi", 10, ("Binpack", "Binpack"), SLEEP))?;
+    world.apply(&share("small", "4000Mi", 10, ("Binpack", "Binpack"), SLEEP))?;
+    world.ready("small", 60)?;
+    let notes = world.until("the event", 20, || {
+        Ok(Some(world.events("over", "QuotaExceeded")?).filter(|e| !e.is_empty()))
+    })?;
+    ensure!(notes[0].contains("is 10000Mi") && notes[0].contains("asks for 6000Mi"), "{}", notes[0]);
+    let counted = world.apply(&claim("fourth", "{deviceClassName: gpu.vgpu-dra.io}"));
+    ensure!(counted.is_err_and(|e| format!("{e:#}").contains("exceeded quota")), "a fourth claim was taken");
+    world.own(&["delete", "pod", "first", "--timeout=60s"])?;
+    world.ready("over", 60).map(drop)
+}
+
+fn preemption(world: &World) -> anyhow::Result<()> {
+    world.apply(
+        "apiVersion: scheduling.k8s.io/v1\nkind: PriorityClass\nmetadata: {name: urgent}\nvalue: 1000\n\
+         description: of a test\n",
+    )?;
+    // Every GPU of the cluster: two nodes with four each.
+    let low: Vec<String> = (0..8).map(|n| format!("low{n}")).collect();
+    for name in &low {
+        world.apply(&share(name, "15000Mi", 0, ("Binpack", "Binpack"), SLEEP))?;
+        world.ready(name, 60)?;
+    }
+    let urgent = share("urgent", "9000Mi", 0, ("Binpack", "Binpack"), SLEEP);
+    let spec = "  terminationGracePeriodSeconds: 1\n";
+    world.apply(&urgent.replace(spec, &format!("{spec}  priorityClassName: urgent\n")))?;
+    world.ready("urgent", 60)?;
+    let left = world.own(&["get", "pods", "-o", "name"])?;
+    ensure!(left.lines().count() == 8 && !left.contains("low7"), "not the youngest alone went: {left}");
+    let told = world.events("low7", "Preempted")?;
+    ensure!(told.len() == 1 && told[0].contains("/urgent, whose priority 1000 is above 0"), "{told:?}");
+    world.kubectl(&["delete", "priorityclass", "urgent"]).map(drop)
 }
 
 fn bad_claims(world: &World) -> anyhow::Result<()> {

@@ -4,7 +4,8 @@ use std::sync::OnceLock;
 
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, Secret, ServiceAccount,
+    ConfigMap, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota, Secret,
+    ServiceAccount,
 };
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -81,6 +82,7 @@ pub(crate) fn kinds() -> &'static [Kind] {
             Kind::of::<ServiceAccount>(true, false),
             Kind::of::<PersistentVolume>(false, true),
             Kind::of::<PersistentVolumeClaim>(true, true),
+            Kind::of::<ResourceQuota>(true, true),
             Kind::of::<ResourceClaim>(true, true),
             Kind::of::<ResourceClaimTemplate>(true, false),
             Kind::of::<ResourceSlice>(false, false),

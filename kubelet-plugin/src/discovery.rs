@@ -49,9 +49,19 @@ impl Watchdog {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = since;
     }
 
-    /// `None` between looks.
-    pub fn looking_for(&self) -> Option<Duration> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed())
+    /// Whether no look takes longer than this.
+    ///
+    /// # Errors
+    /// One does, in words for whoever asks for the plugin's health.
+    pub fn check(&self, longest: Duration) -> Result<(), String> {
+        let since = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match since.map(|since| since.elapsed()).filter(|time| *time > longest) {
+            Some(time) => Err(format!(
+                "NVML has not answered for {} s: restart the plugin, and run nvidia-smi on the node if that does not help",
+                time.as_secs()
+            )),
+            None => Ok(()),
+        }
     }
 }
 
@@ -300,6 +310,38 @@ mod tests {
         assert!(gone.message.starts_with("no NVIDIA driver"));
         *gpus.0.lock().unwrap() = Ok(Inventory { gpus: vec![gpu(0), gpu(1)], ..Inventory::default() });
         assert!(discoverer.look().gpus.iter().all(|g| g.health == Health::Healthy));
+    }
+
+    /// Answers when its sender is gone.
+    struct Hung(Mutex<std::sync::mpsc::Receiver<()>>);
+
+    impl Gpus for Hung {
+        fn list(&self) -> Result<Inventory, GpusError> {
+            let _ = self.0.lock().unwrap().recv();
+            Ok(Inventory::default())
+        }
+    }
+
+    #[test]
+    fn a_look_that_hangs_is_told_as_long_as_it_hangs() {
+        let dir = tempfile::tempdir().unwrap();
+        let (release, hung) = std::sync::mpsc::channel();
+        let (_, mut discoverer) = discoverer(dir.path());
+        discoverer.gpus = Arc::new(Hung(Mutex::new(hung)));
+        let watchdog = discoverer.watchdog.clone();
+        assert_eq!(watchdog.check(Duration::ZERO), Ok(()));
+        let look = std::thread::spawn(move || discoverer.look());
+        let why = loop {
+            if let Err(why) = watchdog.check(Duration::ZERO) {
+                break why;
+            }
+            std::thread::yield_now();
+        };
+        assert!(why.starts_with("NVML has not answered for 0 s: restart the plugin"), "{why}");
+        assert_eq!(watchdog.check(Duration::from_secs(3600)), Ok(()));
+        drop(release);
+        look.join().unwrap();
+        assert_eq!(watchdog.check(Duration::ZERO), Ok(()));
     }
 
     #[test]

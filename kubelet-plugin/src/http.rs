@@ -52,10 +52,7 @@ impl Checks {
             access(folder, Access::WRITE_OK | Access::EXEC_OK)
                 .map_err(|e| format!("the folder {} cannot be written: {e}", folder.display()))?;
         }
-        match self.watchdog.looking_for().filter(|time| *time > STUCK) {
-            Some(time) => Err(format!("NVML has not answered for {} s: restart the plugin", time.as_secs())),
-            None => Ok(()),
-        }
+        self.watchdog.check(STUCK)
     }
 
     async fn ask_registration(&self) -> Result<(), String> {

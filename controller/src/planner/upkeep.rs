@@ -173,17 +173,29 @@ impl Planner {
 
     /// Clears every allocation of a pod that nobody has reserved, and plans it anew elsewhere after a rest.
     pub(super) fn let_go(&mut self, pod: &Arc<Pod>, node: &str, why: &str, now: Instant) {
+        self.upkeep.penalise(&pod.uid().unwrap_or_default(), node, now);
+        let note = format!("{node} cannot take the pod ({why}); it is planned again");
+        self.say(reference(&**pod), Saying::warning("Replanned", note));
+        self.clear(pod);
+    }
+
+    /// The same for a pod that may well come back to that node.
+    pub(super) fn release(&mut self, pod: &Arc<Pod>, now: Instant) {
+        let uid = pod.uid().unwrap_or_default();
+        self.upkeep.resting.insert(uid.clone(), now + REST);
+        self.upkeep.held.remove(&uid);
+        self.clear(pod);
+    }
+
+    fn clear(&mut self, pod: &Arc<Pod>) {
         let uid = pod.uid().unwrap_or_default();
         let namespace = pod.namespace().unwrap_or_default();
         let named = pod::claims(pod).into_iter().filter_map(|c| c.claim);
         let found = named.filter_map(|c| self.stores.claims.get(&ObjectRef::new(&c).within(&namespace)));
         let claims: Vec<Arc<ResourceClaim>> =
             found.filter(|c| !model::own_results(c).is_empty() && !model::is_reserved(c)).collect();
-        self.upkeep.penalise(&uid, node, now);
         self.writing.insert(uid.clone());
         self.writer.metrics.cleared.inc();
-        let note = format!("{node} cannot take the pod ({why}); it is planned again");
-        self.say(reference(&**pod), Saying::warning("Replanned", note));
         let writer = self.writer.clone();
         self.tasks.spawn(async move {
             let mut failed = false;
@@ -219,7 +231,7 @@ impl Planner {
         });
     }
 
-    fn may_evict(&mut self, pod: &Pod, now: Instant) -> bool {
+    pub(super) fn may_evict(&mut self, pod: &Pod, now: Instant) -> bool {
         let again = self.upkeep.evicted.entry(pod.uid().unwrap_or_default()).or_insert(now);
         let due = *again <= now;
         if due {
@@ -263,6 +275,7 @@ impl Planner {
     /// More on a GPU than it has cannot happen; if it does and stays, the youngest pod that has not started goes.
     pub(super) fn check_overcommitment(&mut self, model: &Model, now: Instant) {
         let found = model.cluster.overcommitted();
+        self.writer.metrics.overcommitted.set(found.len() as i64);
         let is_over = |(node, gpu): &(String, String)| found.iter().any(|o| o.node == *node && o.gpu == *gpu);
         self.upkeep.overcommitted.retain(|key, _| is_over(key));
         for over in &found {
@@ -299,7 +312,7 @@ impl Planner {
 
 impl Writer {
     /// Says why and evicts. A pod that a budget protects is tried again as long as it is due.
-    async fn evict(&self, pod: &Pod, why: Saying) {
+    pub(super) async fn evict(&self, pod: &Pod, why: Saying) {
         self.events.say(reference(pod), why).await;
         if let Err(error) = allocation::evict(&self.client, pod).await {
             self.metrics.failed_writes.inc();

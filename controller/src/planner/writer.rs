@@ -52,10 +52,11 @@ impl Writer {
         grants: &[Grant],
         promised: Vec<String>,
         note: String,
+        ungate: bool,
     ) {
         let _turn = self.turns.acquire().await;
         let mut written = Vec::new();
-        let done = self.write_pod(pod, node, grants, &mut written).await;
+        let done = self.write_pod(pod, node, grants, &mut written, ungate).await;
         let failed = done.is_err();
         match done {
             Ok(()) => drop(self.metrics.placed.inc()),
@@ -71,13 +72,14 @@ impl Writer {
         }
     }
 
-    /// Allocates a pod's claims and takes its gate; `written` gets every claim that took with its version.
+    /// Allocates a pod's claims and takes its gate, if it may have it; `written` gets every claim that took with its version.
     async fn write_pod(
         &self,
         pod: &Pod,
         node: &str,
         grants: &[Grant],
         written: &mut Vec<(String, u64)>,
+        ungate: bool,
     ) -> Result<(), WriteError> {
         for grant in grants {
             if self.stopping.load(Ordering::Relaxed) {
@@ -94,7 +96,7 @@ impl Writer {
             };
             written.push((stored.uid().unwrap_or_default(), version(&stored)));
         }
-        allocation::ungate(&self.client, pod).await
+        if ungate { allocation::ungate(&self.client, pod).await } else { Ok(()) }
     }
 
     /// Asks until it is known what became of an allocation; the claim, if it took.

@@ -88,6 +88,28 @@ async fn a_map_that_could_not_be_written_is_written_later() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_map_that_somebody_deletes_is_restored() {
+    let cluster = Cluster::with(&[("node-a", 1)]);
+    cluster.api.create(template("share", "1Gi"));
+    let _controller = cluster.controller().await;
+    cluster.api.delete::<ConfigMap>("default", "vgpu-dra-claims").expect("it is there");
+    cluster.idle().await;
+    assert_eq!(listed(&cluster, "default"), Some(vec!["template.share".into()]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_somebody_writes_into_a_map_does_not_stay() {
+    let cluster = Cluster::with(&[("node-a", 1)]);
+    cluster.api.create(template("share", "1Gi"));
+    let _controller = cluster.controller().await;
+    for patch in [json!({"data": {"template.theirs": ""}}), json!({"data": {"template.share": null}})] {
+        cluster.api.patch::<ConfigMap>("default", "vgpu-dra-claims", false, &patch).expect("it is there");
+        cluster.idle().await;
+        assert_eq!(listed(&cluster, "default"), Some(vec!["template.share".into()]), "after {patch}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn only_our_gate_is_taken_and_only_when_every_other_is_gone() {
     let cluster = Cluster::with(&[("node-a", 1)]);
     cluster.api.create(template("share", "1Gi"));

@@ -146,13 +146,20 @@ impl Controller {
     }
 
     pub(crate) fn start_on(connection: Connection, identity: &str) -> Self {
-        let args = Args {
+        Self::start_with(connection, identity, |_| {})
+    }
+
+    /// With flags of its own.
+    pub(crate) fn start_with(connection: Connection, identity: &str, flags: impl FnOnce(&mut Args)) -> Self {
+        let mut args = Args {
             node_policy: Policy::Binpack,
             gpu_policy: Policy::Binpack,
+            preemption: true,
             metrics_address: ([127, 0, 0, 1], 0).into(),
             namespace: "default".into(),
             identity: identity.into(),
         };
+        flags(&mut args);
         let (stop, stopped) = oneshot::channel::<()>();
         let client = connection.client();
         let task = tokio::spawn(async move {

@@ -4,10 +4,13 @@ mod harness;
 
 mod allocation;
 mod failures;
+mod gangs;
 mod gate;
 mod leadership;
 mod notices;
 mod policies;
+mod preemption;
+mod quota;
 mod reclaiming;
 mod refusals;
 mod replanning;

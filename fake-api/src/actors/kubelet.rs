@@ -1,4 +1,8 @@
-//! Kubelets: bound pods run if their claims are for their node, deleted ones end.
+//! Kubelets: bound pods run if their claims are for their node, deleted ones end: at once, or after the grace period if
+//! their spec gives one.
+
+use std::collections::HashSet;
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -14,19 +18,29 @@ impl Kubelets {
     /// Starts them.
     pub fn start(api: &FakeApi) -> Self {
         let seen = api.clone();
-        Self { _task: on_change(api, move || pass(&seen)) }
+        let mut ending = HashSet::new();
+        Self { _task: on_change(api, move || pass(&seen, &mut ending)) }
     }
 }
 
-fn pass(api: &FakeApi) {
+fn pass(api: &FakeApi, ending: &mut HashSet<String>) {
     for pod in api.objects("", "pods") {
         let (node, key) = (text(&pod["spec"]["nodeName"]), key(&pod));
         if node.is_empty() {
             continue;
         }
         if is_going(&pod) {
-            // It may have ended by another way meanwhile.
-            let _ = api.end_pod(&key);
+            let grace = pod["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap_or(0);
+            if grace == 0 {
+                // It may have ended by another way meanwhile.
+                let _ = api.end_pod(&key);
+            } else if ending.insert(text(&pod["metadata"]["uid"]).to_owned()) {
+                let api = api.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_secs(grace)).await;
+                    let _ = api.end_pod(&key);
+                });
+            }
             continue;
         }
         let prepared = |claim: &str| {

@@ -1,0 +1,215 @@
+//! Pods of a gang get all their claims or none: planned together, and their gates taken when every claim is allocated.
+//!
+//! One task plans, and a gang as one step, so two gangs never wait for each other's half. What a death in between leaves
+//! allocated is completed or let go by the next pass. Nobody is evicted for a gang.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::resource::v1::ResourceClaim;
+use kube::ResourceExt;
+use tokio::time::Instant;
+
+use super::{Decision, No, Planner, Waiting, given};
+use crate::events::{Saying, reference};
+use crate::model::Model;
+use crate::pod::{self, Gang};
+
+/// Namespace and name.
+pub(super) type Key = (String, String);
+
+/// A pod all of whose claims are allocated.
+pub(super) struct Allocated {
+    pub(super) pod: Arc<Pod>,
+    pub(super) claims: Vec<Arc<ResourceClaim>>,
+    pub(super) node: String,
+}
+
+/// What a pass has seen of the gangs.
+#[derive(Default)]
+pub(super) struct Gangs {
+    /// Members that are bound or have ended.
+    settled: BTreeMap<Key, usize>,
+    /// Members whose allocation is being written, or not shown yet.
+    on_the_way: BTreeMap<Key, usize>,
+    /// Members that are allocated and not bound.
+    allocated: BTreeMap<Key, Vec<Allocated>>,
+    /// Members that wait.
+    waiting: BTreeMap<Key, Vec<Waiting>>,
+}
+
+/// The gang of a pod whose annotations can be read.
+pub(super) fn key(pod: &Pod) -> Option<Key> {
+    let gang = pod::gang(pod)?.ok()?;
+    Some((pod.namespace().unwrap_or_default(), gang.name))
+}
+
+impl Gangs {
+    /// A member is bound or has ended.
+    pub(super) fn settled(&mut self, pod: &Pod) {
+        if let Some(key) = key(pod) {
+            *self.settled.entry(key).or_default() += 1;
+        }
+    }
+
+    /// A member's allocation is being written, or not shown yet.
+    pub(super) fn on_the_way(&mut self, pod: &Pod) {
+        if let Some(key) = key(pod) {
+            *self.on_the_way.entry(key).or_default() += 1;
+        }
+    }
+
+    /// A member holds its claims and is not bound; whether its gate goes is decided when all have been seen.
+    pub(super) fn allocated(&mut self, key: Key, allocated: Allocated) {
+        self.allocated.entry(key).or_default().push(allocated);
+    }
+
+    /// Members that hold their claims, as far as can be seen.
+    fn seen(&self, key: &Key) -> usize {
+        self.settled.get(key).copied().unwrap_or(0) + self.allocated.get(key).map_or(0, Vec::len)
+    }
+
+    /// Members that have a place.
+    fn placed(&self, key: &Key) -> usize {
+        self.seen(key) + self.on_the_way.get(key).copied().unwrap_or(0)
+    }
+
+    /// A member waits. True for the first one, in whose turn the gang is planned.
+    pub(super) fn waits(&mut self, key: Key, waiting: Waiting) -> bool {
+        let members = self.waiting.entry(key).or_default();
+        members.push(waiting);
+        members.len() == 1
+    }
+}
+
+impl Planner {
+    /// A pod whose annotations make no gang is told so, and waits.
+    pub(super) fn say_no_gang(&mut self, pod: &Pod, why: &str) {
+        self.writer.metrics.invalid.inc();
+        self.say(reference(pod), Saying::warning("InvalidGang", why.to_owned()));
+    }
+
+    /// Plans all waiting members of a gang, or none.
+    pub(super) fn plan_gang(
+        &mut self,
+        model: &mut Model,
+        gangs: &mut Gangs,
+        key: &Key,
+        ours: &HashSet<String>,
+        now: Instant,
+    ) {
+        let mut members = gangs.waiting.remove(key).unwrap_or_default();
+        let placed = gangs.placed(key);
+        let sizes: Vec<u32> =
+            members.iter().filter_map(|m| pod::gang(&m.pod)?.ok()).map(|g: Gang| g.size).collect();
+        let size = sizes.iter().copied().max().unwrap_or(0);
+        if let Some(other) = sizes.iter().find(|s| **s != size) {
+            let why = format!(
+                "pods of gang {} name the sizes {other} and {size}; give all of them the same",
+                key.1
+            );
+            members.iter().for_each(|m| self.say_no_gang(&m.pod, &why));
+            return;
+        }
+        let missing = (size as usize).saturating_sub(placed);
+        if missing > members.len() {
+            let why = format!("gang {}: {} of its {size} pods are there", key.1, placed + members.len());
+            return self.refuse_gang(gangs, key, members, "GangIncomplete", &why, now);
+        }
+        let more = members.split_off(missing);
+        let mut decisions: Vec<Decision> = Vec::new();
+        for member in &members {
+            match self.decide(model, member, ours, now) {
+                Ok(decision) => {
+                    decision.hold(model, member);
+                    decisions.push(decision);
+                }
+                Err(no) => {
+                    for (decision, member) in decisions.iter().zip(&members) {
+                        decision.release(model, member);
+                    }
+                    let fit = format!("gang {}: {} of {missing} pods fit", key.1, decisions.len());
+                    let why = match no {
+                        No::NotYet => {
+                            // In a moment; until then the others keep what they have.
+                            *gangs.on_the_way.entry(key.clone()).or_default() += missing;
+                            return;
+                        }
+                        No::Invalid(claim, invalid) => {
+                            self.say_invalid(&member.pod, &claim, &invalid);
+                            format!("gang {}: pod {} cannot be placed", key.1, member.pod.name_any())
+                        }
+                        No::NotPlaced(_, why) | No::QuotaExceeded(why) => {
+                            format!("{fit}; for the next: {why}")
+                        }
+                    };
+                    return self.refuse_gang(gangs, key, members, "NotPlaced", &why, now);
+                }
+            }
+        }
+        for (member, decision) in members.into_iter().zip(decisions) {
+            self.write(member, decision, false);
+            *gangs.on_the_way.entry(key.clone()).or_default() += 1;
+        }
+        more.into_iter().for_each(|member| self.plan(model, member, ours, now));
+    }
+
+    fn refuse_gang(
+        &mut self,
+        gangs: &mut Gangs,
+        key: &Key,
+        members: Vec<Waiting>,
+        reason: &'static str,
+        why: &str,
+        now: Instant,
+    ) {
+        for member in members {
+            self.writer.metrics.refused.inc();
+            self.say(reference(&*member.pod), Saying::warning(reason, why.to_owned()));
+            if member.node.is_some() && pod::bound_to(&member.pod).is_none() {
+                self.release(&member.pod, now);
+            }
+        }
+        // Those that have their claims must not hold on to them; those that may run already do.
+        for member in gangs.allocated.remove(key).unwrap_or_default() {
+            if pod::gate_index(&member.pod).is_some() {
+                self.release(&member.pod, now);
+            } else {
+                self.keep_up(&member.pod, member.claims, &member.node, now);
+            }
+        }
+    }
+
+    /// Members that are allocated may go when all of their gang are; a gang some of whose pods are missing lets go.
+    pub(super) fn keep_gangs_up(&mut self, mut gangs: Gangs, now: Instant) {
+        let keys: Vec<Key> = gangs.allocated.keys().cloned().collect();
+        for key in keys {
+            let (seen, placed) = (gangs.seen(&key), gangs.placed(&key));
+            let members = gangs.allocated.remove(&key).unwrap_or_default();
+            let size = members
+                .iter()
+                .filter_map(|m| pod::gang(&m.pod)?.ok())
+                .map(|g| g.size as usize)
+                .max()
+                .unwrap_or(0);
+            for member in members {
+                if seen >= size || pod::gate_index(&member.pod).is_none() {
+                    self.keep_up(&member.pod, member.claims, &member.node, now);
+                } else if placed < size {
+                    self.release(&member.pod, now);
+                }
+            }
+        }
+    }
+}
+
+impl Decision {
+    fn release(&self, model: &mut Model, waiting: &Waiting) {
+        for (_, claim) in &waiting.open {
+            model.quotas.release(&claim.namespace().unwrap_or_default(), &given(&self.placed, claim));
+            model.cluster.drop_claim(&claim.uid().unwrap_or_default());
+        }
+        model.cluster.drop_pod(&waiting.pod.uid().unwrap_or_default());
+    }
+}
