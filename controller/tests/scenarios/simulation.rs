@@ -73,7 +73,15 @@ async fn step(cluster: &Cluster, controllers: &mut Vec<Controller>, random: &mut
             let claims: Vec<&str> = (0..1 + random.below(2)).map(|_| size(random)).collect();
             let priority = random.below(3);
             *made += 1;
-            cluster.api.create(pod(&format!("p{made}"), &claims).set("/spec/priority", priority));
+            let made = pod(&format!("p{made}"), &claims).set("/spec/priority", priority);
+            if random.chance(80) {
+                cluster.api.create(made);
+                return;
+            }
+            let gang = json!({"vgpu-dra.io/gang": made.name(), "vgpu-dra.io/gang-size": "2"});
+            let made = made.set("/metadata/annotations", gang);
+            cluster.api.create(made.clone().set("/metadata/name", format!("{}-mate", made.name())));
+            cluster.api.create(made);
         }
         8..11 => {
             if let Some(name) = some(random) {
@@ -135,17 +143,31 @@ fn forgotten(cluster: &Cluster) -> Vec<String> {
         })
         .collect();
     let free = |gpu: &(String, String)| GPU - used.get(gpu).copied().unwrap_or(0);
-    let waits = |p: &Pod| {
-        let spec = p.spec.as_ref().expect("a pod has a spec");
+    let pods = cluster.api.all::<Pod>();
+    let asks = |p: &Pod| -> u64 {
         let asks = |c: &k8s_openapi::api::core::v1::PodResourceClaim| {
             let template = c.resource_claim_template_name.as_deref().unwrap_or_default();
             SIZES.iter().find(|s| s.0 == template).map_or(0, |s| s.1) << 20
         };
-        let asks: u64 = spec.resource_claims.iter().flatten().map(asks).sum();
-        // All of its claims on one GPU: where that fits it can be placed for certain.
-        spec.node_name.is_none() && gpus.iter().any(|g| free(g) >= asks)
+        p.spec.iter().flat_map(|s| s.resource_claims.iter().flatten()).map(asks).sum()
     };
-    cluster.api.all::<Pod>().iter().filter(|p| waits(p)).map(ResourceExt::name_any).collect()
+    let is_bound = |p: &Pod| vgpu_controller::pod::bound_to(p).is_some();
+    let gang = |p: &Pod| vgpu_controller::pod::gang(p).and_then(Result::ok).map(|g| g.name);
+    let waits = |p: &Pod| {
+        // All claims on one GPU: where that fits it can be placed for certain.
+        let asks = match gang(p) {
+            None => asks(p),
+            Some(name) => {
+                let members: Vec<&Pod> = pods.iter().filter(|o| gang(o).as_ref() == Some(&name)).collect();
+                if members.len() < 2 {
+                    return false;
+                }
+                members.into_iter().filter(|p| !is_bound(p)).map(asks).sum()
+            }
+        };
+        !is_bound(p) && gpus.iter().any(|g| free(g) >= asks)
+    };
+    pods.iter().filter(|p| waits(p)).map(ResourceExt::name_any).collect()
 }
 
 /// One history; what was written in it, in order.
@@ -184,6 +206,11 @@ async fn history(seed: u64) -> Vec<String> {
     for claim in cluster.api.all::<ResourceClaim>() {
         let used = !model::is_allocated(&claim) || model::is_reserved(&claim);
         assert!(used, "seed {seed}: nobody uses {}", claim.name_any());
+    }
+    for pod in cluster.api.all::<Pod>() {
+        let gated = vgpu_controller::pod::gate_index(&pod).is_some();
+        let holds = gated && !cluster.gpus(&pod.name_any()).is_empty();
+        assert!(!holds, "seed {seed}: {} holds GPUs behind its gate", pod.name_any());
     }
     let word = |c: &Call| format!("{:?} {}/{} {}", c.verb, c.plural, c.name, c.subresource);
     // Events are named by the clock of the machine.
