@@ -1,38 +1,54 @@
-//! CEL selectors of classes and requests, with the meaning Kubernetes gives them.
+//! CEL selectors of classes and requests, with exactly the meaning Kubernetes gives them.
 //!
-//! `device.driver`, `device.attributes["<domain>"].<name>`, `device.capacity["<domain>"].<name>` and
-//! `device.allowMultipleAllocations`; names without a domain belong to the driver's. A domain the device does not have is
-//! an empty map, a name it does not have is an error (guard it with `has`). Quantities and semantic versions have
-//! `compareTo`, `isGreaterThan`, `isLessThan`, `add`, `sub`, `asInteger`. Source: KEP-4381 and the API server's library.
+//! Variables: `device.driver`, `device.attributes["<domain>"].<name>`, `device.capacity["<domain>"].<name>` and
+//! `device.allowMultipleAllocations`; names without a domain belong to the driver's. A domain the device does not have
+//! is an empty map when it is selected, and not there when `in` asks; a name it does not have is an error, which `has`,
+//! `in` and `.?` avoid. The result is a bool, or an attribute that is one.
 //!
-//! Expressions of stored objects passed the API server's cost limits; length and nesting are bounded here all the same.
+//! The `cel` crate only parses ([`syntax`]). Types are checked as the API server does ([`check`], [`signatures`]), so
+//! that what it refuses is refused here; evaluation ([`eval`]) ends at its cost limit of a million. The answers of
+//! Kubernetes' own library to hundreds of expressions stand in `e2e/cel/answers.tsv`, and a test compares each.
+//!
+//! Not here: durations, timestamps, `format.*` and message literals, each a compile error that says so. Cost is counted
+//! at evaluation alone; the estimate the API server makes when an object is written is its own.
+//!
+//! Sources: KEP-4381, `k8s.io/dynamic-resource-allocation/cel`, `k8s.io/apiserver/pkg/cel`, cel-go.
 
-use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, LazyLock};
+#[cfg(test)]
+mod bounds;
+mod check;
+mod device;
+mod eval;
+mod functions;
+mod signatures;
+mod stack;
+mod syntax;
+#[cfg(test)]
+mod table;
+mod types;
+mod value;
 
-use cel::extractors::This;
-use cel::objects::{Key, Opaque};
-use cel::{Context, Env, ExecutionError, Program, Value};
-use k8s_openapi::api::resource::v1::Device;
-use vgpu_api::Quantity;
+pub use device::DeviceView;
+pub use value::Cause;
 
-/// The API server takes no longer ones.
-const LENGTH: usize = 10 * 1024;
-/// Open brackets within each other.
-const DEPTH: usize = 200;
+use syntax::Node;
+use value::Value;
+
+/// Trees up to this depth are evaluated on the caller's stack.
+const SHALLOW: usize = 24;
 
 /// A compiled expression.
 #[derive(Debug)]
 pub struct Selector {
     text: String,
-    program: Program,
+    tree: Node,
+    deep: bool,
 }
 
 /// Why an expression says nothing about a device.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SelectorError {
-    /// It is no expression.
+    /// The API server would refuse it.
     #[error("selector {text:?} does not compile: {cause}")]
     Compile {
         /// The expression.
@@ -48,96 +64,8 @@ pub enum SelectorError {
         /// The device.
         device: String,
         /// What is wrong.
-        cause: String,
+        cause: Cause,
     },
-}
-
-/// What an expression sees of a device.
-#[derive(Debug, Clone)]
-pub struct DeviceView {
-    name: String,
-    driver: String,
-    attributes: HashMap<String, HashMap<String, Value>>,
-    capacity: HashMap<String, HashMap<String, Value>>,
-    shared: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Amount(Quantity);
-
-impl Opaque for Amount {
-    fn runtime_type_name(&self) -> &str {
-        "kubernetes.Quantity"
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Version(semver::Version);
-
-impl Opaque for Version {
-    fn runtime_type_name(&self) -> &str {
-        "kubernetes.Semver"
-    }
-}
-
-static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib().with_optional_support(true)));
-
-impl DeviceView {
-    /// Of a device of a driver.
-    pub fn new(driver: &str, device: &Device) -> Self {
-        let split = |name: &str| match name.split_once('/') {
-            Some((domain, name)) => (domain.to_owned(), name.to_owned()),
-            None => (driver.to_owned(), name.to_owned()),
-        };
-        let mut attributes: HashMap<String, HashMap<String, Value>> = HashMap::new();
-        for (name, attribute) in device.attributes.iter().flatten() {
-            let version =
-                |v: &String| semver::Version::parse(v).ok().map(|v| Value::Opaque(Arc::new(Version(v))));
-            let value = (attribute.string.as_ref().map(|s| Value::String(Arc::new(s.clone()))))
-                .or_else(|| attribute.int.map(Value::Int))
-                .or_else(|| attribute.bool.map(Value::Bool))
-                .or_else(|| attribute.version.as_ref().and_then(version));
-            if let Some(value) = value {
-                let (domain, name) = split(name);
-                attributes.entry(domain).or_default().insert(name, value);
-            }
-        }
-        let mut capacity: HashMap<String, HashMap<String, Value>> = HashMap::new();
-        for (name, amount) in device.capacity.iter().flatten() {
-            if let Ok(quantity) = amount.value.0.parse() {
-                let (domain, name) = split(name);
-                capacity.entry(domain).or_default().insert(name, Value::Opaque(Arc::new(Amount(quantity))));
-            }
-        }
-        let shared = device.allow_multiple_allocations == Some(true);
-        Self { name: device.name.clone(), driver: driver.to_owned(), attributes, capacity, shared }
-    }
-
-    /// As the variable `device`. Domains the expression names and the device lacks become empty maps.
-    fn value(&self, named: &[String]) -> Value {
-        let domains = |map: &HashMap<String, HashMap<String, Value>>| {
-            let mut all: HashMap<Key, Value> = HashMap::new();
-            for name in named {
-                all.insert(key(name), Value::from(HashMap::<Key, Value>::new()));
-            }
-            for (domain, values) in map {
-                let values: HashMap<Key, Value> = values.iter().map(|(n, v)| (key(n), v.clone())).collect();
-                all.insert(key(domain), Value::from(values));
-            }
-            Value::from(all)
-        };
-        let fields: HashMap<Key, Value> = HashMap::from([
-            (key("driver"), Value::String(Arc::new(self.driver.clone()))),
-            (key("attributes"), domains(&self.attributes)),
-            (key("capacity"), domains(&self.capacity)),
-            (key("allowMultipleAllocations"), Value::Bool(self.shared)),
-        ]);
-        Value::from(fields)
-    }
-}
-
-fn key(name: &str) -> Key {
-    Key::String(Arc::new(name.to_owned()))
 }
 
 impl Selector {
@@ -146,19 +74,14 @@ impl Selector {
     /// # Errors
     /// [`SelectorError::Compile`].
     pub fn compile(text: &str) -> Result<Self, SelectorError> {
-        let error = |cause: String| SelectorError::Compile { text: text.to_owned(), cause };
-        if text.len() > LENGTH {
-            return Err(error(format!("longer than {LENGTH} bytes")));
-        }
-        if depth(text) > DEPTH {
-            return Err(error(format!("more than {DEPTH} brackets within each other")));
-        }
-        // The parser is a library's; what it makes of hostile text must not end the controller.
-        match catch_unwind(AssertUnwindSafe(|| ENV.compile(text))) {
-            Ok(Ok(program)) => Ok(Self { text: text.to_owned(), program }),
-            Ok(Err(errors)) => Err(error(errors.to_string().replace('\n', " "))),
-            Err(_) => Err(error("the CEL parser gave up".to_owned())),
-        }
+        let compiled = stack::deep(|| {
+            let mut tree = syntax::parse(text)?;
+            check::check(&mut tree)?;
+            let deep = tree.depth() > SHALLOW;
+            Ok(Self { text: text.to_owned(), tree, deep })
+        });
+        let compiled = compiled.unwrap_or_else(|| Err("the CEL parser gave up".to_owned()));
+        compiled.map_err(|cause| SelectorError::Compile { text: text.to_owned(), cause })
     }
 
     /// Whether it selects a device.
@@ -166,129 +89,21 @@ impl Selector {
     /// # Errors
     /// [`SelectorError::Evaluate`]: it failed, or its result is not a bool.
     pub fn matches(&self, device: &DeviceView) -> Result<bool, SelectorError> {
-        let error = |cause: String| SelectorError::Evaluate {
+        let work = || device.value.clone().and_then(|device| eval::evaluate(&self.tree, device));
+        let answer = match self.deep {
+            false => work(),
+            true => stack::deep(work).unwrap_or_else(|| Err(Cause::other("the CEL interpreter gave up"))),
+        };
+        let selected = answer.and_then(|value| match value {
+            Value::Bool(selected) => Ok(selected),
+            other => Err(Cause::other(format!("the result is {}, not a bool", other.kind()))),
+        });
+        selected.map_err(|cause| SelectorError::Evaluate {
             text: self.text.clone(),
             device: device.name.clone(),
             cause,
-        };
-        let run = || {
-            let mut context = Context::with_env(ENV.clone());
-            add_functions(&mut context);
-            context.add_variable_from_value("device", device.value(&literals(&self.text)));
-            self.program.execute(&context)
-        };
-        match catch_unwind(AssertUnwindSafe(run)) {
-            Ok(Ok(Value::Bool(selected))) => Ok(selected),
-            Ok(Ok(other)) => Err(error(format!("the result is {:?}, not a bool", other.type_of()))),
-            Ok(Err(cause)) => Err(error(cause.to_string())),
-            Err(_) => Err(error("the CEL interpreter gave up".to_owned())),
-        }
+        })
     }
-}
-
-/// String literals of an expression.
-fn literals(text: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    let mut rest = text;
-    while let Some(open) = rest.find(['"', '\'']) {
-        let quote = if rest[open..].starts_with('"') { '"' } else { '\'' };
-        let Some(close) = rest[open + 1..].find(quote) else { break };
-        found.push(rest[open + 1..open + 1 + close].to_owned());
-        rest = &rest[open + close + 2..];
-    }
-    found
-}
-
-fn depth(text: &str) -> usize {
-    let (mut now, mut most) = (0usize, 0);
-    for c in text.chars() {
-        match c {
-            '(' | '[' | '{' => now += 1,
-            ')' | ']' | '}' => now = now.saturating_sub(1),
-            _ => {}
-        }
-        most = most.max(now);
-    }
-    most
-}
-
-type Answer = Result<Value, ExecutionError>;
-
-fn wrong(function: &str, cause: &str) -> ExecutionError {
-    ExecutionError::function_error(function, cause)
-}
-
-fn downcast<T: Clone + 'static>(value: &Value) -> Option<T> {
-    match value {
-        Value::Opaque(opaque) => opaque.downcast_ref::<T>().cloned(),
-        _ => None,
-    }
-}
-
-/// -1, 0 or 1 for two quantities or two versions.
-fn compare(function: &str, a: &Value, b: &Value) -> Result<i64, ExecutionError> {
-    let amounts = downcast::<Amount>(a).zip(downcast::<Amount>(b)).map(|(a, b)| a.0.cmp(&b.0));
-    let versions = || Some(downcast::<Version>(a)?.0.cmp_precedence(&downcast::<Version>(b)?.0));
-    let order = amounts.or_else(versions);
-    order.map(|o| o as i64).ok_or_else(|| wrong(function, "it takes two quantities or two versions"))
-}
-
-fn amount(function: &str, value: &Value) -> Result<Quantity, ExecutionError> {
-    downcast::<Amount>(value).map(|a| a.0).ok_or_else(|| wrong(function, "it takes quantities"))
-}
-
-fn parse_quantity(text: &str) -> Result<Quantity, ExecutionError> {
-    text.parse().map_err(|e: vgpu_api::QuantityError| wrong("quantity", &e.to_string()))
-}
-
-fn sum(function: &'static str, a: &Value, b: &Value, sign: i128) -> Answer {
-    let b = match b {
-        Value::Int(n) => Quantity::from_nano(i128::from(*n) * 1_000_000_000, vgpu_api::Format::DecimalSi),
-        other => amount(function, other)?,
-    };
-    let a = amount(function, a)?;
-    Ok(Value::Opaque(Arc::new(Amount(Quantity::from_nano(a.nano() + sign * b.nano(), a.format())))))
-}
-
-fn add_functions(context: &mut Context<'_, '_>) {
-    let is = |function: &'static str, want: i64| {
-        move |This(a): This<Value>, b: Value| -> Answer {
-            Ok(Value::Bool(compare(function, &a, &b)? == want))
-        }
-    };
-    let version = |text: &str| semver::Version::parse(text).map_err(|e| wrong("semver", &e.to_string()));
-    // Each name is added once to a context that has none of them: adding cannot fail.
-    let _ = context.add_function("quantity", |text: Arc<String>| -> Answer {
-        Ok(Value::Opaque(Arc::new(Amount(parse_quantity(&text)?))))
-    });
-    let _ = context.add_function("isQuantity", |text: Arc<String>| parse_quantity(&text).is_ok());
-    let _ = context.add_function("semver", move |text: Arc<String>| -> Answer {
-        Ok(Value::Opaque(Arc::new(Version(version(&text)?))))
-    });
-    let _ = context.add_function("isSemver", move |text: Arc<String>| version(&text).is_ok());
-    let _ = context.add_function("compareTo", |This(a): This<Value>, b: Value| -> Answer {
-        compare("compareTo", &a, &b).map(Value::Int)
-    });
-    let _ = context.add_function("isGreaterThan", is("isGreaterThan", 1));
-    let _ = context.add_function("isLessThan", is("isLessThan", -1));
-    let _ = context.add_function("add", |This(a): This<Value>, b: Value| sum("add", &a, &b, 1));
-    let _ = context.add_function("sub", |This(a): This<Value>, b: Value| sum("sub", &a, &b, -1));
-    let _ = context.add_function("asInteger", |This(a): This<Value>| -> Answer {
-        let nano = amount("asInteger", &a)?.nano();
-        match nano % 1_000_000_000 {
-            0 => Ok(Value::Int(i64::try_from(nano / 1_000_000_000).unwrap_or(i64::MAX))),
-            _ => Err(wrong("asInteger", "the quantity is not a whole number")),
-        }
-    });
-    let part = |name: &'static str, part: fn(&semver::Version) -> u64| {
-        move |This(a): This<Value>| -> Answer {
-            let version = downcast::<Version>(&a).ok_or_else(|| wrong(name, "it takes a version"))?;
-            Ok(Value::Int(i64::try_from(part(&version.0)).unwrap_or(i64::MAX)))
-        }
-    };
-    let _ = context.add_function("major", part("major", |v| v.major));
-    let _ = context.add_function("minor", part("minor", |v| v.minor));
-    let _ = context.add_function("patch", part("patch", |v| v.patch));
 }
 
 #[cfg(test)]
