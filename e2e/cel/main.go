@@ -1,18 +1,19 @@
 // Command cel asks Kubernetes' own DRA library what CEL selectors say about devices.
 //
-//	go run . < cases.yaml > answers.tsv
+//	go run .
 //
-// The input names devices and expressions. The output has a line per expression: the expression as a Go string literal,
-// then one answer per device: true, false, or why there is none. A selector that does not compile says so for all of them.
-// Feature gates stand as Kubernetes 1.36 has them by default.
+// cases.yaml names devices and expressions. answers.tsv, written anew, has the version of the library, then a line per
+// expression: the expression as a Go string literal and one answer per device: true, false, or why there is none. A
+// selector that does not compile says so for all of them. Feature gates stand as Kubernetes 1.36 has them by default.
+// With EXPLAIN set, the library's own words for every error go to standard error.
 package main
 
 import (
-	"bufio"
+	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"os"
+	"runtime/debug"
 	"strconv"
 	"strings"
 
@@ -36,26 +37,52 @@ type cases struct {
 }
 
 func main() {
-	if err := answer(os.Stdin, os.Stdout); err != nil {
+	if err := run("cases.yaml", "answers.tsv"); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
 }
 
-func answer(in io.Reader, out io.Writer) error {
-	text, err := io.ReadAll(in)
+// run writes the answers only when there are all of them.
+func run(from, to string) error {
+	text, err := os.ReadFile(from)
 	if err != nil {
 		return err
 	}
+	var out bytes.Buffer
+	if err := answer(text, &out); err != nil {
+		return fmt.Errorf("%s: %w", from, err)
+	}
+	return os.WriteFile(to, out.Bytes(), 0o644)
+}
+
+// library is the module that answers, with its version.
+func library() (string, error) {
+	const path = "k8s.io/dynamic-resource-allocation"
+	info, ok := debug.ReadBuildInfo()
+	if ok {
+		for _, module := range info.Deps {
+			if module.Path == path {
+				return module.Path + " " + module.Version, nil
+			}
+		}
+	}
+	return "", fmt.Errorf("this program was built without %s", path)
+}
+
+func answer(text []byte, w *bytes.Buffer) error {
 	var asked cases
 	if err := yaml.UnmarshalStrict(text, &asked); err != nil {
-		return fmt.Errorf("cases: %w", err)
+		return err
 	}
 	if len(asked.Order) != len(asked.Expressions) {
 		return fmt.Errorf("order names %d of %d groups", len(asked.Order), len(asked.Expressions))
 	}
-	w := bufio.NewWriter(out)
-	fmt.Fprint(w, "expression")
+	version, err := library()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "# %s\nexpression", version)
 	for _, d := range asked.Devices {
 		fmt.Fprintf(w, "\t%s", d.Name)
 	}
@@ -75,7 +102,7 @@ func answer(in io.Reader, out io.Writer) error {
 			fmt.Fprintln(w)
 		}
 	}
-	return w.Flush()
+	return nil
 }
 
 func ask(compiled cel.CompilationResult, d device) string {
