@@ -3,7 +3,9 @@
 //! After the checker of cel-go and the validators Kubernetes adds: elements of a literal have one type, patterns and
 //! format strings that stand as literals are valid.
 
-use super::functions::{self, format};
+use super::functions;
+use super::functions::format::{self, Argument};
+use super::meter::Meter;
 use super::signatures;
 use super::syntax::{Call, Fold, FoldKind, Node};
 use super::types::{DEVICE, Type, Unifier};
@@ -28,10 +30,12 @@ struct Checker {
     /// Types that must come out the same in the end.
     alike: Vec<Vec<Type>>,
     /// Formatted texts, with the types of what goes in.
-    formats: Vec<(String, Vec<Type>)>,
+    formats: Vec<(String, Vec<Argument>)>,
     exempt: usize,
-    /// Element types of the list checked last.
-    elements: Vec<Type>,
+    /// What stands in the list or map checked last.
+    within: Vec<Argument>,
+    /// What literals cost that are evaluated.
+    meter: Meter,
 }
 
 /// Parts a type may have; a chain of bindings could double them at each step.
@@ -82,13 +86,10 @@ impl Checker {
     }
 
     fn any(&mut self, tree: &mut Node) -> Result<Type, String> {
-        if let Some(name) =
-            qualified(tree).filter(|n| self.lookup(n.split('.').next().unwrap_or(n)).is_none())
-        {
-            if let Some(named) = signatures::type_named(&name) {
-                *tree = Node::Literal(Value::Type(named.clone()));
-                return Ok(Type::Type(Box::new(named)));
-            }
+        let name = qualified(tree).filter(|n| self.lookup(n.split('.').next().unwrap_or(n)).is_none());
+        if let Some(named) = name.and_then(|name| signatures::type_named(&name)) {
+            *tree = Node::Literal(Value::Type(named.clone()));
+            return Ok(Type::Meta(Box::new(named)));
         }
         match tree {
             Node::Literal(value) => Ok(value.kind()),
@@ -110,7 +111,8 @@ impl Checker {
             Node::Map(entries) => self.map(entries),
             Node::Bind { name, value, body } => {
                 let value = self.node(value)?;
-                self.scoped(vec![(name.clone(), value)], |c| c.node(body))
+                let body = self.scoped(vec![(name.clone(), value)], |c| c.node(body))?;
+                Ok(self.unifier.resolve(&body))
             }
             Node::OptionalMap { of, name, body, flat } => {
                 let of = self.node(of)?;
@@ -129,7 +131,7 @@ impl Checker {
                     false => Err("optFlatMap() makes an optional".to_owned()),
                 }
             }
-            Node::Fold(fold) => self.fold(fold),
+            Node::Fold(fold) => self.fold(fold).map(|made| self.unifier.resolve(&made)),
             Node::Call(call) => self.call(call),
         }
     }
@@ -159,11 +161,21 @@ impl Checker {
         Ok((found, lifted))
     }
 
+    /// The type of an element, which an optional one holds.
     fn element(&mut self, tree: &mut Node, optional: bool) -> Result<Type, String> {
         match (self.node(tree)?, optional) {
             (Type::Optional(inner), true) => Ok(*inner),
             (t, true) if !t.is_dynamic() => Err(format!("an optional element is no {t}")),
             (t, _) => Ok(t),
+        }
+    }
+
+    /// An element as one of what goes into a format.
+    fn argument(&mut self, tree: &Node, of: Type, optional: bool) -> Argument {
+        let within = std::mem::take(&mut self.within);
+        Argument {
+            of: if optional { Type::optional(of) } else { of },
+            within: if matches!(tree, Node::List(_) | Node::Map(_)) { within } else { Vec::new() },
         }
     }
 
@@ -174,25 +186,38 @@ impl Checker {
     }
 
     fn list(&mut self, elements: &mut [(Node, bool)]) -> Result<Type, String> {
-        let types = elements.iter_mut().map(|(e, o)| self.element(e, *o)).collect::<Result<Vec<_>, _>>()?;
+        let (mut types, mut within) = (Vec::new(), Vec::new());
+        for (element, optional) in elements {
+            self.within.clear();
+            let of = self.element(element, *optional)?;
+            within.push(self.argument(element, of.clone(), *optional));
+            types.push(of);
+        }
         let joined = self.join(&types);
         if self.exempt == 0 {
-            self.alike.push(types.clone());
+            self.alike.push(types);
         }
-        self.elements = types;
+        self.within = within;
         Ok(Type::list(joined))
     }
 
     fn map(&mut self, entries: &mut [(Node, Node, bool)]) -> Result<Type, String> {
-        let (mut keys, mut values) = (Vec::new(), Vec::new());
+        let (mut keys, mut values, mut within) = (Vec::new(), Vec::new(), Vec::new());
         for (key, value, optional) in entries {
-            keys.push(self.node(key)?);
-            values.push(self.element(value, *optional)?);
+            self.within.clear();
+            let of = self.node(key)?;
+            within.push(self.argument(key, of.clone(), false));
+            keys.push(of);
+            self.within.clear();
+            let of = self.element(value, *optional)?;
+            within.push(self.argument(value, of.clone(), *optional));
+            values.push(of);
         }
         let joined = Type::map(self.join(&keys), self.join(&values));
         if self.exempt == 0 {
             self.alike.extend([keys, values]);
         }
+        self.within = within;
         Ok(joined)
     }
 
@@ -239,7 +264,14 @@ impl Checker {
                 let body = self.unifier.resolve(&body);
                 let sortable = matches!(
                     body,
-                    Type::Int | Type::Uint | Type::Double | Type::Bool | Type::String | Type::Bytes
+                    Type::Int
+                        | Type::Uint
+                        | Type::Double
+                        | Type::Bool
+                        | Type::String
+                        | Type::Bytes
+                        | Type::Duration
+                        | Type::Timestamp
                 );
                 if !sortable && !body.is_dynamic() && !matches!(body, Type::Variable(_)) {
                     return Err(format!("sortBy() cannot sort by {body}"));
@@ -253,30 +285,21 @@ impl Checker {
         if call.member {
             // `optional.of` spells a name, not a member of a variable.
             let spelled = qualified(&call.args[0]).map(|prefix| format!("{prefix}.{}", call.function));
-            if let Some(name) = spelled {
-                if signatures::of(&name).is_some() {
-                    call.function = name;
-                    call.member = false;
-                    call.args.remove(0);
-                } else if signatures::unsupported(&name) {
-                    return Err(format!("{name}() is not supported here"));
-                }
+            if let Some(name) = spelled.filter(|name| signatures::of(name).is_some()) {
+                call.function = name;
+                call.member = false;
+                call.args.remove(0);
             }
         }
         let Call { function, member, args } = call;
-        let Some(signatures) = signatures::of(function) else {
-            return Err(match signatures::unsupported(function) {
-                true => format!("{function}() is not supported here"),
-                false => format!("undeclared function {function}"),
-            });
-        };
+        let signatures = signatures::of(function).ok_or_else(|| format!("undeclared function {function}"))?;
         let formats = function == "format";
         self.exempt += usize::from(formats);
         let types = args.iter_mut().map(|a| self.node(a)).collect::<Result<Vec<_>, _>>();
         self.exempt -= usize::from(formats);
         let types = types?;
         if let (true, [Node::Literal(Value::String(text)), Node::List(_)]) = (formats, args.as_slice()) {
-            self.formats.push((text.to_string(), std::mem::take(&mut self.elements)));
+            self.formats.push((text.to_string(), std::mem::take(&mut self.within)));
         }
         let mut result: Option<Type> = None;
         for signature in signatures.iter().filter(|s| s.member == *member && s.args.len() == types.len()) {
@@ -291,11 +314,19 @@ impl Checker {
                 });
             }
         }
-        functions::check_literals(function, args)?;
-        result.ok_or_else(|| {
+        let result = result.ok_or_else(|| {
             let types: Vec<_> = types.iter().map(|t| self.unifier.resolve(t).to_string()).collect();
             format!("{function} does not take ({})", types.join(", "))
-        })
+        })?;
+        functions::check_constants(call, &mut self.meter)?;
+        Ok(result)
+    }
+
+    fn found_out(&self, argument: &Argument) -> Argument {
+        Argument {
+            of: known(&self.unifier.resolve(&argument.of)),
+            within: argument.within.iter().map(|a| self.found_out(a)).collect(),
+        }
     }
 
     fn literals(&self) -> Result<(), String> {
@@ -305,9 +336,9 @@ impl Checker {
                 return Err(format!("a literal of both {} and {}; wrap them in dyn()", pair[0], pair[1]));
             }
         }
-        for (text, types) in &self.formats {
-            let types: Vec<Type> = types.iter().map(|t| known(&self.unifier.resolve(t))).collect();
-            format::check(text, &types)?;
+        for (text, arguments) in &self.formats {
+            let arguments: Vec<Argument> = arguments.iter().map(|a| self.found_out(a)).collect();
+            format::check(text, &arguments)?;
         }
         Ok(())
     }
@@ -318,7 +349,7 @@ fn instance(t: &Type, fresh: &[Type]) -> Type {
         Type::Variable(n) => fresh[*n].clone(),
         Type::List(t) => Type::list(instance(t, fresh)),
         Type::Optional(t) => Type::optional(instance(t, fresh)),
-        Type::Type(t) => Type::Type(Box::new(instance(t, fresh))),
+        Type::Meta(t) => Type::Meta(Box::new(instance(t, fresh))),
         Type::Map(k, v) => Type::map(instance(k, fresh), instance(v, fresh)),
         other => other.clone(),
     }
@@ -330,7 +361,7 @@ fn known(t: &Type) -> Type {
         Type::Variable(_) => Type::Dyn,
         Type::List(t) => Type::list(known(t)),
         Type::Optional(t) => Type::optional(known(t)),
-        Type::Type(t) => Type::Type(Box::new(known(t))),
+        Type::Meta(t) => Type::Meta(Box::new(known(t))),
         Type::Map(k, v) => Type::map(known(k), known(v)),
         other => other.clone(),
     }

@@ -1,120 +1,95 @@
 //! Evaluation, with a cost limit.
 //!
-//! `&&`, `||`, `all` and `exists` look past an error when the other side decides. Costs follow the API server's: one
-//! for each step, a tenth for each byte that is read or made, one for each element; at a million it ends, as there.
+//! `&&`, `||`, `all` and `exists` look past an error when the other side decides, and `cel.bind` evaluates what it binds
+//! when it is first asked for, or never. Costs follow the API server's: one for each step, a tenth for each byte that is
+//! read or made, one for each element; at a million it ends, as there.
 
-use std::collections::HashMap;
+use std::cell::OnceCell;
 use std::sync::Arc;
 
 use super::functions;
+use super::meter::Meter;
 use super::syntax::{Call, Fold, FoldKind, Node};
 use super::value::{Cause, Map, Value};
 
-/// `CELSelectorExpressionMaxCost`
-pub(super) const COST: u64 = 1_000_000;
-
 pub(super) type Answer = Result<Value, Cause>;
-
-/// What an evaluation may still spend.
-#[derive(Debug)]
-pub(super) struct Meter {
-    left: u64,
-}
-
-impl Meter {
-    pub(super) fn new() -> Self {
-        Self { left: COST }
-    }
-
-    pub(super) fn spend(&mut self, cost: u64) -> Result<(), Cause> {
-        self.left = self.left.checked_sub(cost).ok_or(Cause::CostLimit)?;
-        Ok(())
-    }
-
-    /// For text about to be made.
-    pub(super) fn bytes(&mut self, bytes: usize) -> Result<(), Cause> {
-        self.spend(bytes as u64 / 10 + 1)
-    }
-
-    pub(super) fn equal(&mut self, a: &Value, b: &Value) -> Result<bool, Cause> {
-        a.equals(b, &mut |cost| self.spend(cost))
-    }
-
-    /// Whether a list has an element; one that cannot be compared is not it.
-    pub(super) fn contains(&mut self, list: &[Value], wanted: &Value) -> Result<bool, Cause> {
-        for element in list {
-            match self.equal(wanted, element) {
-                Ok(true) => return Ok(true),
-                Err(Cause::CostLimit) => return Err(Cause::CostLimit),
-                Ok(false) | Err(_) => self.spend(1)?,
-            }
-        }
-        Ok(false)
-    }
-}
 
 /// The value of an expression where `device` has a value.
 pub(super) fn evaluate(tree: &Node, device: Value) -> Answer {
-    let mut scope =
-        Scope { names: HashMap::from([("device".to_owned(), vec![device])]), meter: Meter::new() };
-    scope.node(tree)
+    let scope = Scope { name: "device", value: Bound::Value(device), outer: None };
+    Evaluation::default().node(tree, &scope)
 }
 
-struct Scope {
-    names: HashMap<String, Vec<Value>>,
+/// A variable, and those around it.
+struct Scope<'a> {
+    name: &'a str,
+    value: Bound<'a>,
+    outer: Option<&'a Scope<'a>>,
+}
+
+enum Bound<'a> {
+    Value(Value),
+    /// What `cel.bind` binds, and its value once that was asked for.
+    Later(&'a Node, OnceCell<Answer>),
+}
+
+#[derive(Default)]
+struct Evaluation {
     meter: Meter,
 }
 
-impl Scope {
-    fn bound<T>(&mut self, name: &str, value: Value, work: impl FnOnce(&mut Self) -> T) -> T {
-        match self.names.get_mut(name) {
-            Some(values) => values.push(value),
-            None => drop(self.names.insert(name.to_owned(), vec![value])),
-        }
-        let done = work(self);
-        if let Some(values) = self.names.get_mut(name) {
-            values.pop();
-        }
-        done
-    }
-
-    fn node(&mut self, tree: &Node) -> Answer {
+impl Evaluation {
+    fn node(&mut self, tree: &Node, scope: &Scope<'_>) -> Answer {
         match tree {
             Node::Literal(value) => Ok(value.clone()),
-            Node::Name(name) => {
-                self.meter.spend(1)?;
-                let value = self.names.get(name).and_then(|values| values.last());
-                value.cloned().ok_or_else(|| Cause::other(format!("undeclared name {name}")))
-            }
+            Node::Name(name) => self.name(name, scope),
             Node::Select { of, field, optional } => {
-                let of = self.node(of)?;
+                let of = self.node(of, scope)?;
                 self.meter.spend(1)?;
                 select(&of, &Value::from(field.as_str()), *optional)
             }
             Node::Has { of, field } => {
-                let of = self.node(of)?;
+                let of = self.node(of, scope)?;
                 Ok(Value::Bool(matches!(
                     select(&of, &Value::from(field.as_str()), true)?,
                     Value::Optional(Some(_))
                 )))
             }
-            Node::List(elements) => self.list(elements),
-            Node::Map(entries) => self.map(entries),
+            Node::List(elements) => self.list(elements, scope),
+            Node::Map(entries) => self.map(entries, scope),
             Node::Bind { name, value, body } => {
-                let value = self.node(value)?;
-                self.bound(name, value, |s| s.node(body))
+                let value = Bound::Later(value, OnceCell::new());
+                self.node(body, &Scope { name, value, outer: Some(scope) })
             }
-            Node::OptionalMap { of, name, body, flat } => self.optional_map(of, name, body, *flat),
-            Node::Fold(fold) => self.fold(fold),
-            Node::Call(call) => self.call(call),
+            Node::OptionalMap { of, name, body, flat } => self.optional_map(of, name, body, *flat, scope),
+            Node::Fold(fold) => self.fold(fold, scope),
+            Node::Call(call) => self.call(call, scope),
         }
     }
 
-    fn list(&mut self, elements: &[(Node, bool)]) -> Answer {
+    fn name(&mut self, name: &str, scope: &Scope<'_>) -> Answer {
+        self.meter.spend(1)?;
+        let mut scopes = std::iter::successors(Some(scope), |s| s.outer);
+        let found = scopes.find(|s| s.name == name);
+        let found = found.ok_or_else(|| Cause::other(format!("undeclared name {name}")))?;
+        match (&found.value, found.outer) {
+            (Bound::Value(value), _) => Ok(value.clone()),
+            (Bound::Later(tree, value), Some(outer)) => {
+                if let Some(value) = value.get() {
+                    return value.clone();
+                }
+                let made = self.node(tree, outer);
+                value.get_or_init(|| made).clone()
+            }
+            (Bound::Later(..), None) => Err(Cause::other(format!("{name} is bound outside of everything"))),
+        }
+    }
+
+    fn list(&mut self, elements: &[(Node, bool)], scope: &Scope<'_>) -> Answer {
         self.meter.spend(10)?;
         let mut list = Vec::with_capacity(elements.len());
         for (element, optional) in elements {
-            match (self.node(element)?, optional) {
+            match (self.node(element, scope)?, optional) {
                 (Value::Optional(Some(value)), true) => list.push(Value::clone(&value)),
                 (Value::Optional(None), true) => {}
                 (other, true) => return Err(Cause::other(format!("{} is no optional", other.kind()))),
@@ -124,88 +99,106 @@ impl Scope {
         Ok(list.into())
     }
 
-    fn map(&mut self, entries: &[(Node, Node, bool)]) -> Answer {
+    fn map(&mut self, entries: &[(Node, Node, bool)], scope: &Scope<'_>) -> Answer {
         self.meter.spend(30)?;
         let mut map = Map::default();
         for (key, value, optional) in entries {
-            let key = self.node(key)?;
-            let value = match (self.node(value)?, optional) {
+            let key = self.node(key, scope)?;
+            if !key.is_hashable() {
+                return Err(Cause::no_key(&key));
+            }
+            let value = match (self.node(value, scope)?, optional) {
                 (Value::Optional(Some(value)), true) => Value::clone(&value),
                 (Value::Optional(None), true) => continue,
                 (other, true) => return Err(Cause::other(format!("{} is no optional", other.kind()))),
                 (value, false) => value,
             };
-            let kind = key.kind();
-            map.insert(key, value).ok_or_else(|| Cause::other(format!("unsupported key type: {kind}")))?;
+            map.insert(key, value);
         }
         Ok(map.into())
     }
 
-    fn optional_map(&mut self, of: &Node, name: &str, body: &Node, flat: bool) -> Answer {
-        let value = match self.node(of)? {
+    fn optional_map(&mut self, of: &Node, name: &str, body: &Node, flat: bool, scope: &Scope<'_>) -> Answer {
+        let value = match self.node(of, scope)? {
             Value::Optional(Some(value)) => Value::clone(&value),
             Value::Optional(None) => return Ok(Value::Optional(None)),
             other => return Err(Cause::NoSuchOverload(format!("{}.optMap()", other.kind()))),
         };
-        let made = self.bound(name, value, |s| s.node(body))?;
+        let made = self.node(body, &Scope { name, value: Bound::Value(value), outer: Some(scope) })?;
         Ok(if flat { made } else { Value::from(Some(made)) })
     }
 
-    fn call(&mut self, call: &Call) -> Answer {
+    fn call(&mut self, call: &Call, scope: &Scope<'_>) -> Answer {
         self.meter.spend(1)?;
         match (call.function.as_str(), call.args.as_slice()) {
-            ("_&&_", [a, b]) => self.either(a, b, false),
-            ("_||_", [a, b]) => self.either(a, b, true),
-            ("_?_:_", [condition, yes, no]) => match self.node(condition)? {
-                Value::Bool(true) => self.node(yes),
-                Value::Bool(false) => self.node(no),
+            ("_&&_", [a, b]) => self.either([a, b], false, scope),
+            ("_||_", [a, b]) => self.either([a, b], true, scope),
+            ("_?_:_", [condition, yes, no]) => match self.node(condition, scope)? {
+                Value::Bool(true) => self.node(yes, scope),
+                Value::Bool(false) => self.node(no, scope),
                 other => Err(Cause::NoSuchOverload(format!("{} ? :", other.kind()))),
             },
-            // The other side of these is evaluated only where it is needed.
-            ("or" | "orValue", [optional, other]) => match self.node(optional)? {
+            // Nothing is in an empty list, whatever it would come to.
+            ("@in", [_, Node::List(list)]) if list.is_empty() => Ok(Value::Bool(false)),
+            // Kubernetes makes a set of constants.
+            ("@in", [wanted, Node::List(list)]) if list.iter().all(|(e, _)| is_set_element(e)) => {
+                let wanted = self.node(wanted, scope)?;
+                if !wanted.is_hashable() {
+                    return Err(Cause::no_key(&wanted));
+                }
+                let list = self.list(list, scope)?;
+                functions::call("@in", &[wanted, list], &mut self.meter)
+            }
+            // The key and the other side of these are evaluated only where they are needed.
+            ("_[_]" | "_[?_]", [of, key]) => match self.node(of, scope)? {
+                Value::Optional(None) => Ok(Value::Optional(None)),
+                of => {
+                    let key = self.node(key, scope)?;
+                    functions::call(&call.function, &[of, key], &mut self.meter)
+                }
+            },
+            ("or" | "orValue", [optional, other]) => match self.node(optional, scope)? {
                 Value::Optional(Some(value)) if call.function == "orValue" => Ok(Value::clone(&value)),
-                Value::Optional(None) => self.node(other),
-                value @ Value::Optional(_) => Ok(value),
-                other => Err(Cause::NoSuchOverload(format!("{}.{}()", other.kind(), call.function))),
+                Value::Optional(None) => self.node(other, scope),
+                // What went through dyn() and is no optional is taken as it is.
+                value => Ok(value),
             },
             (function, args) => {
-                let args = args.iter().map(|a| self.node(a)).collect::<Result<Vec<_>, _>>()?;
+                let args = args.iter().map(|a| self.node(a, scope)).collect::<Result<Vec<_>, _>>()?;
                 functions::call(function, &args, &mut self.meter)
             }
         }
     }
 
     /// `||` with `decides` true, `&&` with false.
-    fn either(&mut self, a: &Node, b: &Node, decides: bool) -> Answer {
+    fn either(&mut self, sides: [&Node; 2], decides: bool, scope: &Scope<'_>) -> Answer {
         let mut failed = None;
-        for side in [a, b] {
-            match self.node(side) {
+        for side in sides {
+            match self.node(side, scope) {
                 Ok(Value::Bool(b)) if b == decides => return Ok(Value::Bool(decides)),
                 Ok(Value::Bool(_)) => {}
                 Err(Cause::CostLimit) => return Err(Cause::CostLimit),
-                Ok(other) => {
-                    failed = failed
-                        .or_else(|| Some(Cause::NoSuchOverload(format!("{} as a condition", other.kind()))));
-                }
+                Ok(other) => failed = failed.or_else(|| Some(no_condition(&other))),
                 Err(cause) => failed = failed.or(Some(cause)),
             }
         }
         failed.map_or(Ok(Value::Bool(!decides)), Err)
     }
 
-    fn fold(&mut self, fold: &Fold) -> Answer {
-        let pairs: Vec<(Value, Value)> = match self.node(&fold.range)? {
+    fn fold(&mut self, fold: &Fold, scope: &Scope<'_>) -> Answer {
+        let range = self.node(&fold.range, scope)?;
+        let pairs: Box<dyn Iterator<Item = (Value, Value)> + '_> = match &range {
             Value::List(list) if fold.names.len() == 2 => {
-                (0..).zip(list.iter()).map(|(i, v)| (Value::Int(i), v.clone())).collect()
+                Box::new((0..).zip(list.iter()).map(|(i, v)| (Value::Int(i), v.clone())))
             }
-            Value::List(list) => list.iter().map(|v| (v.clone(), Value::Null)).collect(),
-            Value::Map(map) => map.iter().cloned().collect(),
-            other => return Err(Cause::NoSuchOverload(format!("a comprehension over {}", other.kind()))),
+            Value::List(list) => Box::new(list.iter().map(|v| (v.clone(), Value::Null))),
+            Value::Map(map) => Box::new(map.iter().cloned()),
+            other => return Err(Cause::other(format!("{} has no elements to go through", other.kind()))),
         };
         let mut made = Made::default();
         for (first, second) in pairs {
             self.meter.spend(2)?;
-            let step = self.step(fold, first.clone(), second)?;
+            let step = self.step(fold, first.clone(), second, scope)?;
             if let Some(done) = made.take(fold.kind, first, step)? {
                 return Ok(Value::Bool(done));
             }
@@ -215,26 +208,47 @@ impl Scope {
 
     /// What the body makes of one element, and `None` where the filter leaves it out. Only quantifiers look past
     /// errors, and none past the end of the cost.
-    fn step(&mut self, fold: &Fold, first: Value, second: Value) -> Result<Option<Answer>, Cause> {
-        let work = |s: &mut Self| -> Result<Option<Answer>, Cause> {
-            match fold.filter.as_ref().map(|f| s.node(f)).transpose()? {
-                None | Some(Value::Bool(true)) => {}
-                Some(Value::Bool(false)) => return Ok(None),
-                Some(other) => {
-                    return Err(Cause::NoSuchOverload(format!("{} as a condition", other.kind())));
-                }
+    fn step(
+        &mut self,
+        fold: &Fold,
+        first: Value,
+        second: Value,
+        scope: &Scope<'_>,
+    ) -> Result<Option<Answer>, Cause> {
+        let [one, names @ ..] = fold.names.as_slice() else { return Ok(None) };
+        let inner = Scope { name: one, value: Bound::Value(first), outer: Some(scope) };
+        match names {
+            [] => self.filtered(fold, &inner),
+            [two, ..] => {
+                self.filtered(fold, &Scope { name: two, value: Bound::Value(second), outer: Some(&inner) })
             }
-            match s.node(&fold.body) {
-                Err(Cause::CostLimit) => Err(Cause::CostLimit),
-                answer => Ok(Some(answer)),
-            }
-        };
-        match fold.names.as_slice() {
-            [one] => self.bound(one, first, work),
-            [one, two, ..] => self.bound(one, first, |s| s.bound(two, second, work)),
-            [] => work(self),
         }
     }
+
+    fn filtered(&mut self, fold: &Fold, scope: &Scope<'_>) -> Result<Option<Answer>, Cause> {
+        match fold.filter.as_ref().map(|f| self.node(f, scope)).transpose()? {
+            None | Some(Value::Bool(true)) => {}
+            Some(Value::Bool(false)) => return Ok(None),
+            Some(other) => return Err(no_condition(&other)),
+        }
+        match self.node(&fold.body, scope) {
+            Err(Cause::CostLimit) => Err(Cause::CostLimit),
+            answer => Ok(Some(answer)),
+        }
+    }
+}
+
+fn is_set_element(node: &Node) -> bool {
+    use Value::{Bool, Double, Int, String, Uint};
+    match node {
+        Node::Literal(Bool(_) | Int(_) | Uint(_) | Double(_) | String(_)) => true,
+        Node::Call(Call { function, args, .. }) => function == "dyn" && args.iter().all(is_set_element),
+        _ => false,
+    }
+}
+
+fn no_condition(value: &Value) -> Cause {
+    Cause::NoSuchOverload(format!("{} as a condition", value.kind()))
 }
 
 /// What a comprehension has gathered so far.
@@ -257,17 +271,11 @@ impl Made {
             (FoldKind::Exists, Ok(Value::Bool(true))) => return Ok(Some(true)),
             (FoldKind::All | FoldKind::Exists, Ok(Value::Bool(_))) => {}
             (FoldKind::All | FoldKind::Exists, answer) => {
-                let cause = match answer {
-                    Err(cause) => cause,
-                    Ok(other) => Cause::NoSuchOverload(format!("{} as a condition", other.kind())),
-                };
-                self.failed.get_or_insert(cause);
+                self.failed.get_or_insert(answer.map_or_else(|cause| cause, |other| no_condition(&other)));
             }
             (_, Err(cause)) => return Err(cause),
             (FoldKind::ExistsOne, Ok(Value::Bool(found))) => self.count += usize::from(found),
-            (FoldKind::ExistsOne, Ok(other)) => {
-                return Err(Cause::NoSuchOverload(format!("{} as a condition", other.kind())));
-            }
+            (FoldKind::ExistsOne, Ok(other)) => return Err(no_condition(&other)),
             (FoldKind::List, Ok(value)) => self.list.push(value),
             (FoldKind::SortBy, Ok(by)) => self.sorted.push((by, first)),
             (FoldKind::Map, Ok(value)) => self.insert(first, value)?,
@@ -287,7 +295,8 @@ impl Made {
         if self.map.get(&key).is_some() {
             return Err(Cause::other("insert failed: the key already exists"));
         }
-        self.map.insert(key, value).ok_or_else(|| Cause::other("unsupported key type"))
+        self.map.insert(key, value);
+        Ok(())
     }
 
     fn finish(self, kind: FoldKind, meter: &mut Meter) -> Answer {
@@ -313,11 +322,11 @@ pub(super) fn select(of: &Value, key: &Value, optional: bool) -> Answer {
         of => (of, optional),
     };
     let found = match of {
+        Value::Map(_) if !key.is_hashable() => return Err(Cause::no_key(key)),
         Value::Map(map) => map.select(key).cloned(),
         Value::List(list) => match position(key) {
             Some(i) => usize::try_from(i).ok().and_then(|i| list.get(i)).cloned(),
-            None if optional => None,
-            None => return Err(Cause::NoSuchOverload(format!("list[{}]", key.kind()))),
+            None => return Err(Cause::other(format!("unsupported index type {} in a list", key.kind()))),
         },
         _ => None,
     };

@@ -1,11 +1,13 @@
 //! The functions and operators a selector can use, by name and types: what the DRA environment of Kubernetes 1.36 has.
 //!
 //! Sources: `k8s.io/dynamic-resource-allocation/cel/compile.go`, `k8s.io/apiserver/pkg/cel/environment/base.go` and the
-//! libraries they name. A leading dot makes a member function; one capital letter is a type parameter.
+//! libraries they name. A leading dot makes a member function; one capital letter is a type parameter. Where several forms
+//! fit a type that is not known yet, the first decides it, so they stand in the order Kubernetes has them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::LazyLock;
 
+use super::functions::{named_formats, times};
 use super::types::Type;
 
 const TABLE: &str = "
@@ -15,23 +17,29 @@ _&&_(bool, bool) -> bool
 _||_(bool, bool) -> bool
 _==_(A, A) -> bool
 _!=_(A, A) -> bool
--_(int) -> int
 -_(double) -> double
-_+_(int, int) -> int
-_+_(uint, uint) -> uint
-_+_(double, double) -> double
-_+_(string, string) -> string
+-_(int) -> int
 _+_(bytes, bytes) -> bytes
+_+_(double, double) -> double
+_+_(duration, duration) -> duration
+_+_(duration, timestamp) -> timestamp
+_+_(timestamp, duration) -> timestamp
+_+_(int, int) -> int
 _+_(list<A>, list<A>) -> list<A>
-_-_(int, int) -> int
-_-_(uint, uint) -> uint
+_+_(string, string) -> string
+_+_(uint, uint) -> uint
 _-_(double, double) -> double
+_-_(duration, duration) -> duration
+_-_(int, int) -> int
+_-_(timestamp, duration) -> timestamp
+_-_(timestamp, timestamp) -> duration
+_-_(uint, uint) -> uint
+_*_(double, double) -> double
 _*_(int, int) -> int
 _*_(uint, uint) -> uint
-_*_(double, double) -> double
+_/_(double, double) -> double
 _/_(int, int) -> int
 _/_(uint, uint) -> uint
-_/_(double, double) -> double
 _%_(int, int) -> int
 _%_(uint, uint) -> uint
 _[_](list<A>, int) -> A
@@ -70,6 +78,20 @@ string(double) -> string
 string(bytes) -> string
 string(ip) -> string
 string(cidr) -> string
+string(duration) -> string
+string(timestamp) -> string
+int(duration) -> int
+int(timestamp) -> int
+duration(duration) -> duration
+duration(int) -> duration
+duration(string) -> duration
+timestamp(timestamp) -> timestamp
+timestamp(int) -> timestamp
+timestamp(string) -> timestamp
+.getHours(duration) -> int
+.getMinutes(duration) -> int
+.getSeconds(duration) -> int
+.getMilliseconds(duration) -> int
 .contains(string, string) -> bool
 .startsWith(string, string) -> bool
 .endsWith(string, string) -> bool
@@ -167,15 +189,16 @@ isCIDR(string) -> bool
 .ip(cidr) -> ip
 .prefixLength(cidr) -> int
 .masked(cidr) -> cidr
+format.named(string) -> optional<format>
+.validate(format, string) -> optional<list<string>>
 .includes(dyn, dyn) -> bool
 ";
 
-/// For each of these types: the comparisons, and what lists of them have.
-const COMPARABLE: [&str; 6] = ["int", "uint", "double", "bool", "string", "bytes"];
-const SUMMABLE: [&str; 3] = ["int", "uint", "double"];
-
-/// What Kubernetes has and we have not.
-const UNSUPPORTED: [&str; 5] = ["duration", "timestamp", "format.named", "authorizer", "validate"];
+/// What `<` takes: each type with itself, numbers with each other.
+const COMPARABLE: [&str; 8] = ["bool", "int", "uint", "double", "string", "bytes", "timestamp", "duration"];
+/// What lists that are sorted or searched for the greatest hold.
+const SORTABLE: [&str; 8] = ["int", "uint", "double", "bool", "duration", "timestamp", "string", "bytes"];
+const SUMMABLE: [&str; 4] = ["int", "uint", "double", "duration"];
 
 /// One form of a function. Type parameters are [`Type::Variable`]s from 0.
 #[derive(Debug)]
@@ -195,20 +218,20 @@ static SIGNATURES: LazyLock<HashMap<String, Vec<Signature>>> = LazyLock::new(|| 
                 lines.extend(["<", "<=", ">", ">="].map(|op| format!("_{op}_({t}, {other}) -> bool")));
             }
         }
+    }
+    for t in SORTABLE {
         lines.push(format!(".isSorted(list<{t}>) -> bool"));
         lines.push(format!(".sort(list<{t}>) -> list<{t}>"));
         lines.extend(["min", "max"].map(|f| format!(".{f}(list<{t}>) -> {t}")));
-        lines.extend(
-            [format!("size({t}) -> int"), format!(".size({t}) -> int")]
-                .into_iter()
-                .filter(|_| matches!(t, "string" | "bytes")),
-        );
     }
-    lines.extend(
-        ["list<A>", "map<A, B>"]
-            .iter()
-            .flat_map(|t| [format!("size({t}) -> int"), format!(".size({t}) -> int")]),
-    );
+    for t in ["string", "bytes", "list<A>", "map<A, B>"] {
+        lines.extend([format!("size({t}) -> int"), format!(".size({t}) -> int")]);
+    }
+    for accessor in times::ACCESSORS {
+        lines.push(format!(".{accessor}(timestamp) -> int"));
+        lines.push(format!(".{accessor}(timestamp, string) -> int"));
+    }
+    lines.extend(named_formats::names().map(|name| format!("format.{name}() -> format")));
     lines.extend(SUMMABLE.map(|t| format!(".sum(list<{t}>) -> {t}")));
     let mut table: HashMap<String, Vec<Signature>> = HashMap::new();
     for line in &lines {
@@ -221,11 +244,6 @@ static SIGNATURES: LazyLock<HashMap<String, Vec<Signature>>> = LazyLock::new(|| 
 /// All forms of a function.
 pub(super) fn of(function: &str) -> Option<&'static [Signature]> {
     SIGNATURES.get(function).map(Vec::as_slice)
-}
-
-/// Whether Kubernetes has a function of this name that is missing here.
-pub(super) fn unsupported(function: &str) -> bool {
-    UNSUPPORTED.contains(&function) || function.starts_with("format.")
 }
 
 fn signature(line: &str) -> (String, Signature) {
@@ -266,7 +284,7 @@ fn named(text: &str, parameters: &mut BTreeMap<String, usize>) -> Type {
         return match outer {
             "list" => Type::list(last),
             "optional" => Type::optional(last),
-            "type" => Type::Type(Box::new(last)),
+            "type" => Type::Meta(Box::new(last)),
             _ => Type::map(inner.pop().unwrap_or(Type::Dyn), last),
         };
     }
@@ -277,6 +295,9 @@ fn named(text: &str, parameters: &mut BTreeMap<String, usize>) -> Type {
         "double" => Type::Double,
         "string" => Type::String,
         "bytes" => Type::Bytes,
+        "duration" => Type::Duration,
+        "timestamp" => Type::Timestamp,
+        "format" => Type::Named("kubernetes.NamedFormat"),
         "quantity" => Type::Named("kubernetes.Quantity"),
         "semver" => Type::Named("kubernetes.Semver"),
         "url" => Type::Named("kubernetes.URL"),
@@ -298,11 +319,10 @@ pub(super) fn type_named(name: &str) -> Option<Type> {
         "list" => Type::List(dynamic()),
         "map" => Type::Map(dynamic(), dynamic()),
         "null_type" => Type::Null,
-        "type" => Type::Type(dynamic()),
+        "type" => Type::Meta(dynamic()),
         "optional_type" => Type::Optional(dynamic()),
-        "kubernetes.Quantity" => Type::Named("kubernetes.Quantity"),
-        "kubernetes.Semver" => Type::Named("kubernetes.Semver"),
-        "kubernetes.URL" => Type::Named("kubernetes.URL"),
+        "google.protobuf.Duration" => Type::Duration,
+        "google.protobuf.Timestamp" => Type::Timestamp,
         "net.IP" => Type::Named("net.IP"),
         "net.CIDR" => Type::Named("net.CIDR"),
         _ => return None,

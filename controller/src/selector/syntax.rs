@@ -12,10 +12,11 @@ use super::value::Value;
 
 /// The API server takes no longer ones (`CELSelectorExpressionMaxLength`).
 const LENGTH: usize = 10 * 1024;
-/// Nesting of the tree. The API server's parser stops at 250 levels of its grammar, so no stored expression is deeper.
-const DEPTH: usize = 250;
-/// Open brackets and prefix operators within each other; the parser recurses a dozen frames for each.
-const BRACKETS: usize = 250;
+/// Nesting that the API server's parser takes, counted for each rule of its grammar; here for the tree that comes out,
+/// without its leaves.
+const NESTING: u16 = 250;
+/// Open brackets within each other, around which there is one level; the parser recurses a dozen frames for each.
+const BRACKETS: usize = NESTING as usize - 1;
 
 /// An expression.
 #[derive(Debug, Clone)]
@@ -52,6 +53,14 @@ pub(super) enum Node {
 }
 
 impl Node {
+    /// The value that stands here as such.
+    pub(super) fn literal(&self) -> Option<Value> {
+        match self {
+            Self::Literal(value) => Some(value.clone()),
+            _ => None,
+        }
+    }
+
     /// Levels of the tree.
     pub(super) fn depth(&self) -> usize {
         let most = |nodes: &[&Node]| nodes.iter().map(|n| n.depth()).max().unwrap_or_default();
@@ -110,32 +119,43 @@ pub(super) fn parse(text: &str) -> Result<Node, String> {
         return Err(format!("longer than {LENGTH} bytes"));
     }
     if brackets(text) > BRACKETS {
-        return Err(format!("more than {BRACKETS} brackets or operators within each other"));
+        return Err(format!("more than {BRACKETS} brackets within each other"));
     }
-    let tree = Env::default().parser().max_recursion_depth(DEPTH as u16).parse(text);
-    let tree = tree.map_err(|errors| errors.to_string().replace('\n', " "))?;
-    node(tree, DEPTH)
+    let tree = Env::default().parser().max_recursion_depth(NESTING - 1).parse(text);
+    // The first error causes most of the others.
+    let tree = tree.map_err(|errors| match errors.errors.first() {
+        Some(error) => format!("{}:{}: {}", error.pos.0, error.pos.1, error.msg),
+        None => "it cannot be read".to_owned(),
+    })?;
+    node(tree, NESTING)
 }
 
 fn brackets(text: &str) -> usize {
-    let (mut now, mut most, mut prefix) = (0usize, 0, 0);
+    let (mut now, mut most) = (0usize, 0);
     for c in text.chars() {
         match c {
             '(' | '[' | '{' => now += 1,
             ')' | ']' | '}' => now = now.saturating_sub(1),
-            '!' | '-' => prefix += 1,
-            c if c.is_whitespace() => {}
-            _ => prefix = 0,
+            _ => {}
         }
-        most = most.max(now).max(prefix);
+        most = most.max(now);
     }
     most
 }
 
 type Parsed<T> = Result<T, String>;
 
-fn node(tree: IdedExpr, depth: usize) -> Parsed<Node> {
-    let depth = depth.checked_sub(1).ok_or_else(|| format!("nested deeper than {DEPTH} levels"))?;
+fn is_leaf(tree: &IdedExpr) -> bool {
+    let single = |tree: &IdedExpr| matches!(tree.expr, Expr::Literal(_) | Expr::Ident(_));
+    match &tree.expr {
+        Expr::List(list) => list.elements.iter().all(single),
+        _ => single(tree),
+    }
+}
+
+fn node(tree: IdedExpr, depth: u16) -> Parsed<Node> {
+    let depth = depth.checked_sub(u16::from(!is_leaf(&tree)));
+    let depth = depth.ok_or_else(|| format!("nested deeper than {NESTING} levels"))?;
     let boxed = |tree: IdedExpr| node(tree, depth).map(Box::new);
     Ok(match tree.expr {
         Expr::Literal(literal) => Node::Literal(value(literal)),
@@ -163,7 +183,10 @@ fn node(tree: IdedExpr, depth: usize) -> Parsed<Node> {
             return expand(call.func_name, target, call.args, depth);
         }
         Expr::Struct(made) => {
-            return Err(format!("messages such as {}{{}} are not supported", made.type_name));
+            return Err(format!(
+                "messages such as {}{{}} are not supported here; write the value itself",
+                made.type_name
+            ));
         }
         Expr::Comprehension(_) | Expr::Unspecified => return Err("an incomplete expression".to_owned()),
     })
@@ -192,7 +215,7 @@ fn name(tree: &Node) -> Parsed<String> {
 }
 
 /// A call, or what a macro of that name makes of it.
-fn expand(function: String, target: Option<IdedExpr>, args: Vec<IdedExpr>, depth: usize) -> Parsed<Node> {
+fn expand(function: String, target: Option<IdedExpr>, args: Vec<IdedExpr>, depth: u16) -> Parsed<Node> {
     let target = target.map(|t| node(t, depth)).transpose()?;
     let mut args = args.into_iter().map(|a| node(a, depth)).collect::<Parsed<Vec<_>>>()?;
     let fold = |kind, range, names: &[Node], filter, body| {

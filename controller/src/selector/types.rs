@@ -14,10 +14,13 @@ pub(super) enum Type {
     Double,
     String,
     Bytes,
+    Duration,
+    Timestamp,
     List(Box<Type>),
     Map(Box<Type>, Box<Type>),
     Optional(Box<Type>),
-    Type(Box<Type>),
+    /// The type of a type.
+    Meta(Box<Type>),
     /// An opaque type, the device included.
     Named(&'static str),
     /// A type to be found out.
@@ -51,10 +54,12 @@ impl Type {
             Self::Double => "double",
             Self::String => "string",
             Self::Bytes => "bytes",
+            Self::Duration => "google.protobuf.Duration",
+            Self::Timestamp => "google.protobuf.Timestamp",
             Self::List(_) => "list",
             Self::Map(..) => "map",
             Self::Optional(_) => "optional_type",
-            Self::Type(_) => "type",
+            Self::Meta(_) => "type",
             Self::Named(name) => name,
         }
     }
@@ -77,7 +82,7 @@ impl Type {
 
     fn parts(&self) -> Vec<&Type> {
         match self {
-            Self::List(t) | Self::Optional(t) | Self::Type(t) => vec![t],
+            Self::List(t) | Self::Optional(t) | Self::Meta(t) => vec![t],
             Self::Map(k, v) => vec![k, v],
             _ => Vec::new(),
         }
@@ -85,9 +90,11 @@ impl Type {
 }
 
 /// What is known of type variables.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Unifier {
     found: Vec<Option<Type>>,
+    /// What the comparison under way has changed, to take back if it fails.
+    changed: Vec<(usize, Option<Type>)>,
 }
 
 impl Unifier {
@@ -112,7 +119,7 @@ impl Unifier {
         match t {
             Type::List(t) => Type::list(self.resolve(t)),
             Type::Optional(t) => Type::optional(self.resolve(t)),
-            Type::Type(t) => Type::Type(Box::new(self.resolve(t))),
+            Type::Meta(t) => Type::Meta(Box::new(self.resolve(t))),
             Type::Map(k, v) => Type::map(self.resolve(k), self.resolve(v)),
             other => other.clone(),
         }
@@ -133,12 +140,19 @@ impl Unifier {
 
     /// Whether values of one type can be used as the other; what is learnt is kept only then.
     pub(super) fn assignable(&mut self, from: &[Type], to: &[Type]) -> bool {
-        let before = self.found.clone();
+        self.changed.clear();
         let fits = from.len() == to.len() && from.iter().zip(to).all(|(a, b)| self.fits(a, b));
         if !fits {
-            self.found = before;
+            for (variable, before) in self.changed.drain(..).rev() {
+                self.found[variable] = before;
+            }
         }
         fits
+    }
+
+    fn set(&mut self, variable: usize, t: Type) {
+        let before = self.found[variable].replace(t);
+        self.changed.push((variable, before));
     }
 
     fn fits(&mut self, a: &Type, b: &Type) -> bool {
@@ -156,9 +170,12 @@ impl Unifier {
         }
         match (a, b) {
             (Type::Null, other) | (other, Type::Null) => {
-                matches!(other, Type::Null | Type::Named(_) | Type::Optional(_))
+                matches!(
+                    other,
+                    Type::Null | Type::Named(_) | Type::Optional(_) | Type::Duration | Type::Timestamp
+                )
             }
-            (Type::Type(_), Type::Type(_)) => true,
+            (Type::Meta(_), Type::Meta(_)) => true,
             (Type::List(a), Type::List(b)) | (Type::Optional(a), Type::Optional(b)) => self.fits(a, b),
             (Type::Map(ka, va), Type::Map(kb, vb)) => self.fits(ka, kb) && self.fits(va, vb),
             (a, b) => a == b,
@@ -177,7 +194,7 @@ impl Unifier {
             if self.fits(t, &known) {
                 let general = if self.less_specific(t, &known) { t.clone() } else { known };
                 if !self.occurs(variable, &general) {
-                    self.found[variable] = Some(general);
+                    self.set(variable, general);
                 }
                 return (true, true);
             }
@@ -186,7 +203,7 @@ impl Unifier {
         if self.occurs(variable, t) {
             return (false, false);
         }
-        self.found[variable] = Some(t.clone());
+        self.set(variable, t.clone());
         (true, false)
     }
 
@@ -206,7 +223,7 @@ impl Unifier {
             return false;
         }
         match (a, b) {
-            (Type::Type(_), Type::Type(_)) => true,
+            (Type::Meta(_), Type::Meta(_)) => true,
             (a, b) if a.parts().is_empty() => a == b,
             (a, b) => {
                 a.name() == b.name()

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::functions::named_formats::Format;
+use super::functions::times::Moment;
 use super::functions::{Amount, Cidr, Url};
 use super::types::Type;
 
@@ -26,6 +28,24 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// Of a value that Kubernetes fails to look up.
+    pub(super) fn no_key(key: &Value) -> Self {
+        Self::Other(format!(
+            "{} cannot be looked up in a map or in a list of constants; compare with ==",
+            key.kind()
+        ))
+    }
+
+    /// What to do about it, as the end of a message.
+    pub(super) fn cure(&self) -> &'static str {
+        match self {
+            Self::NoSuchKey(_) => "; guard names a device may not have with has() or .?",
+            Self::NoSuchOverload(_) => "; use values of the types it takes, type() tells them",
+            Self::CostLimit => "; go through fewer elements or shorter text",
+            Self::Other(_) => "",
+        }
+    }
+
     pub(super) fn other(text: impl Into<String>) -> Self {
         Self::Other(text.into())
     }
@@ -50,9 +70,13 @@ pub(super) enum Value {
     Url(Arc<Url>),
     Ip(IpAddr),
     Cidr(Cidr),
+    /// Nanoseconds.
+    Duration(i64),
+    Timestamp(Moment),
+    Format(Format),
 }
 
-/// A map from bools, numbers and texts.
+/// A map, in the order of its keys.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Map {
     entries: BTreeMap<Key, (Value, Value)>,
@@ -68,6 +92,8 @@ enum Key {
     Number(i128),
     Fraction(u64),
     Text(Arc<str>),
+    /// Anything else, by its place: it can stand in a map and is never found there.
+    Lost(usize),
 }
 
 impl Key {
@@ -86,10 +112,10 @@ impl Key {
 }
 
 impl Map {
-    /// Sets an entry; `None` for what cannot be a key.
-    pub(super) fn insert(&mut self, key: Value, value: Value) -> Option<()> {
-        self.entries.insert(Key::of(&key)?, (key, value));
-        Some(())
+    /// Sets an entry.
+    pub(super) fn insert(&mut self, key: Value, value: Value) {
+        let place = Key::of(&key).unwrap_or(Key::Lost(self.entries.len()));
+        self.entries.insert(place, (key, value));
     }
 
     /// What is under a key, without the default.
@@ -162,13 +188,21 @@ impl Value {
             Self::List(_) => Type::List(dynamic()),
             Self::Map(_) => Type::Map(dynamic(), dynamic()),
             Self::Optional(_) => Type::Optional(dynamic()),
-            Self::Type(_) => Type::Type(dynamic()),
+            Self::Type(_) => Type::Meta(dynamic()),
             Self::Quantity(_) => Type::Named("kubernetes.Quantity"),
             Self::Version(_) => Type::Named("kubernetes.Semver"),
             Self::Url(_) => Type::Named("kubernetes.URL"),
             Self::Ip(_) => Type::Named("net.IP"),
             Self::Cidr(_) => Type::Named("net.CIDR"),
+            Self::Duration(_) => Type::Duration,
+            Self::Timestamp(_) => Type::Timestamp,
+            Self::Format(_) => Type::Named("kubernetes.NamedFormat"),
         }
+    }
+
+    /// Whether Go can look it up in a map; where it cannot, Kubernetes fails.
+    pub(super) fn is_hashable(&self) -> bool {
+        !matches!(self, Self::Version(_) | Self::Bytes(_))
     }
 
     /// What walking over it costs: a tenth for each byte, one for each element.
@@ -191,7 +225,7 @@ impl Value {
     ) -> Result<bool, Cause> {
         spend(self.size().min(other.size()))?;
         Ok(match (self, other) {
-            (Self::Null, Self::Null) => true,
+            (Self::Null, other) | (other, Self::Null) => matches!(other, Self::Null),
             (Self::Bool(a), Self::Bool(b)) => a == b,
             (Self::String(a), Self::String(b)) => a == b,
             (Self::Bytes(a), Self::Bytes(b)) => a == b,
@@ -223,19 +257,26 @@ impl Value {
                 (Some(a), Some(b)) => a.equals(b, spend)?,
                 (a, b) => a.is_none() && b.is_none(),
             },
-            (Self::Quantity(a), Self::Quantity(b)) => a.nano() == b.nano(),
+            (Self::Quantity(a), Self::Quantity(b)) => a.equals(*b).ok_or_else(|| {
+                Cause::NoSuchOverload(
+                    "a quantity == a sum; write the sum on the left or use compareTo()".to_owned(),
+                )
+            })?,
             (Self::Version(a), Self::Version(b)) => a.cmp_precedence(b).is_eq(),
             (Self::Url(a), Self::Url(b)) => a == b,
             (Self::Ip(a), Self::Ip(b)) => a == b,
             (Self::Cidr(a), Self::Cidr(b)) => a == b,
-            (Self::Quantity(_) | Self::Version(_) | Self::Url(_) | Self::Ip(_) | Self::Cidr(_), other) => {
-                return Err(Cause::NoSuchOverload(format!("{} == {}", self.kind(), other.kind())));
+            (Self::Format(a), Self::Format(b)) => a == b,
+            (Self::Duration(a), Self::Duration(b)) => a == b,
+            (Self::Timestamp(a), Self::Timestamp(b)) => a == b,
+            (a, other) if matches!(a.kind(), Type::Named(_)) => {
+                return Err(Cause::NoSuchOverload(format!("{} == {}", a.kind(), other.kind())));
             }
             (a, b) => a.numbers(b) == Some(Some(Ordering::Equal)),
         })
     }
 
-    /// Order of two numbers of any types: `Some(None)` where one is not a number.
+    /// Order of two numbers of any types: `Some(None)` where one is not a number. Beside a double, all are doubles.
     fn numbers(&self, other: &Self) -> Option<Option<Ordering>> {
         let whole = |v: &Self| match v {
             Self::Int(i) => Some(i128::from(*i)),
@@ -244,8 +285,8 @@ impl Value {
         };
         Some(match (self, other) {
             (Self::Double(a), Self::Double(b)) => a.partial_cmp(b),
-            (Self::Double(a), b) => whole_and_double(whole(b)?, *a).map(Ordering::reverse),
-            (a, Self::Double(b)) => whole_and_double(whole(a)?, *b),
+            (Self::Double(a), b) => a.partial_cmp(&(whole(b)? as f64)),
+            (a, Self::Double(b)) => (whole(a)? as f64).partial_cmp(b),
             (a, b) => Some(whole(a)?.cmp(&whole(b)?)),
         })
     }
@@ -256,6 +297,8 @@ impl Value {
             (Self::Bool(a), Self::Bool(b)) => a.cmp(b),
             (Self::String(a), Self::String(b)) => a.cmp(b),
             (Self::Bytes(a), Self::Bytes(b)) => a.cmp(b),
+            (Self::Duration(a), Self::Duration(b)) => a.cmp(b),
+            (Self::Timestamp(a), Self::Timestamp(b)) => a.cmp(b),
             (a, b) => match a.numbers(b) {
                 Some(Some(order)) => order,
                 Some(None) => return Err(Cause::other("NaN values cannot be ordered")),
@@ -263,13 +306,4 @@ impl Value {
             },
         })
     }
-}
-
-fn whole_and_double(whole: i128, double: f64) -> Option<Ordering> {
-    if double.is_nan() {
-        return None;
-    }
-    // Doubles beyond this saturate and stay beyond every 64-bit number.
-    let floor = double.floor() as i128;
-    Some(whole.cmp(&floor).then(if double.fract() == 0.0 { Ordering::Equal } else { Ordering::Less }))
 }

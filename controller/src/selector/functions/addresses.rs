@@ -4,7 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
-use super::super::eval::{Answer, Meter};
+use super::super::eval::Answer;
+use super::super::meter::Meter;
 use super::super::value::{Cause, Map, Value};
 
 /// An address and how many of its bits name the network.
@@ -59,19 +60,22 @@ fn ip(text: &str) -> Result<IpAddr, Cause> {
 }
 
 /// A URL that names a scheme or begins with a slash.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(in super::super) struct Url {
     scheme: String,
+    /// What follows the scheme where no slash does.
+    opaque: String,
     user: Option<String>,
     host: String,
     path: String,
     query: String,
+    fragment: String,
 }
 
 const ESCAPED: &[u8] = b" \"<>\\^`{|}#?";
 
 impl Url {
-    fn parse(text: &str) -> Option<Self> {
+    pub(super) fn parse(text: &str) -> Option<Self> {
         if text.is_empty() || text.bytes().any(|b| b < 0x20 || b == 0x7f) {
             return None;
         }
@@ -82,7 +86,8 @@ impl Url {
         let (scheme, rest) = named.map_or((String::new(), text), |(s, rest)| (s.to_ascii_lowercase(), rest));
         let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
         if !rest.starts_with('/') {
-            return None;
+            let (opaque, query) = (rest.to_owned(), query.to_owned());
+            return (!scheme.is_empty()).then(|| Self { scheme, opaque, query, ..Self::default() });
         }
         let (authority, path) = match rest.strip_prefix("//") {
             Some(rest) if !scheme.is_empty() || !rest.starts_with('/') => {
@@ -98,7 +103,17 @@ impl Url {
             return None;
         }
         let path = escape(&unescape(path)?, path);
-        Some(Self { scheme, user, host: host.to_owned(), path, query: query.to_owned() })
+        let (host, query) = (host.to_owned(), query.to_owned());
+        Some(Self { scheme, user, host, path, query, ..Self::default() })
+    }
+
+    /// What is a URL as a whole, with its fragment apart.
+    fn with_fragment(text: &str) -> Option<Self> {
+        let url = Self::parse(text)?;
+        match text.split_once('#') {
+            None => Some(url),
+            Some((front, fragment)) => Some(Self { fragment: unescape(fragment)?, ..Self::parse(front)? }),
+        }
     }
 
     fn port(&self) -> Option<(&str, &str)> {
@@ -164,7 +179,7 @@ pub(super) fn call(function: &str, args: &[Value], meter: &mut Meter) -> Option<
         return Some(Err(cause));
     }
     Some(match (function, args) {
-        ("url", [Value::String(s)]) => Url::parse(s)
+        ("url", [Value::String(s)]) => Url::with_fragment(s)
             .map(|url| Value::Url(Arc::new(url)))
             .ok_or_else(|| Cause::other(format!("URL parse error: {s:?} is no URL with a scheme or a path"))),
         ("isURL", [Value::String(s)]) => Ok(Bool(Url::parse(s).is_some())),
@@ -193,7 +208,10 @@ pub(super) fn call(function: &str, args: &[Value], meter: &mut Meter) -> Option<
         ("cidr", [Value::String(s)]) => Cidr::parse(s).map(Value::Cidr),
         ("isCIDR", [Value::String(s)]) => Ok(Bool(Cidr::parse(s).is_ok())),
         ("containsIP", [Value::Cidr(cidr), Value::Ip(a)]) => Ok(Bool(cidr.contains(*a))),
-        ("containsIP", [Value::Cidr(cidr), Value::String(s)]) => ip(s).map(|a| Bool(cidr.contains(a))),
+        // Kubernetes loses the cause on this way.
+        ("containsIP", [Value::Cidr(cidr), Value::String(s)]) => ip(s)
+            .map(|a| Bool(cidr.contains(a)))
+            .map_err(|cause| Cause::NoSuchOverload(format!("containsIP(): {cause}"))),
         ("containsCIDR", [Value::Cidr(a), Value::Cidr(b)]) => {
             Ok(Bool(a.length <= b.length && a.contains(b.address)))
         }

@@ -1,6 +1,7 @@
 //! `format()`: `%s %d %f %e %b %o %x %X %%`, the fractions and exponents as English writes them.
 
-use super::super::eval::{Answer, Meter};
+use super::super::eval::Answer;
+use super::super::meter::Meter;
 use super::super::types::Type;
 use super::super::value::{Cause, Value};
 use super::operators::text;
@@ -43,26 +44,41 @@ fn parts(format: &str) -> Result<Vec<Part<'_>>, String> {
     Ok(parts)
 }
 
-/// Whether arguments of these types fit a format.
-pub(in super::super) fn check(format: &str, types: &[Type]) -> Result<(), String> {
-    let mut types = types.iter();
+/// What goes into a format: its type, and what stands within it where it is a list or map that is written out.
+#[derive(Debug, Clone)]
+pub(in super::super) struct Argument {
+    pub(in super::super) of: Type,
+    pub(in super::super) within: Vec<Argument>,
+}
+
+impl Argument {
+    fn is_text(&self) -> bool {
+        let fits = !matches!(self.of, Type::Any | Type::Named(_) | Type::Optional(_));
+        fits && self.within.iter().all(Self::is_text)
+    }
+}
+
+/// Whether arguments fit a format.
+pub(in super::super) fn check(format: &str, arguments: &[Argument]) -> Result<(), String> {
+    let mut arguments = arguments.iter();
     for part in parts(format)? {
         let Part::Verb { verb, .. } = part else { continue };
-        let found = types.next().ok_or_else(|| format!("{format:?} has more verbs than values"))?;
-        let number = matches!(found, Type::Int | Type::Uint);
+        let found = arguments.next().ok_or_else(|| format!("{format:?} has more verbs than values"))?;
+        let of = &found.of;
+        let number = matches!(of, Type::Int | Type::Uint);
         let fits = match verb {
-            _ if *found == Type::Dyn => true,
-            's' => !matches!(found, Type::Any | Type::Named(_) | Type::Optional(_)),
+            's' => found.is_text(),
+            _ if *of == Type::Dyn => true,
             'd' | 'o' => number,
-            'b' => number || *found == Type::Bool,
-            'x' | 'X' => number || matches!(found, Type::String | Type::Bytes),
-            _ => matches!(found, Type::Double | Type::String),
+            'b' => number || *of == Type::Bool,
+            'x' | 'X' => number || matches!(of, Type::String | Type::Bytes),
+            _ => matches!(of, Type::Double | Type::String),
         };
         if !fits {
-            return Err(format!("%{verb} does not take {found}"));
+            return Err(format!("%{verb} does not take {of}"));
         }
     }
-    match types.len() {
+    match arguments.len() {
         0 => Ok(()),
         _ => Err(format!("{format:?} has more values than verbs")),
     }
@@ -112,11 +128,15 @@ fn one(verb: char, precision: Option<usize>, value: &Value, meter: &mut Meter) -
                 },
                 _ => return Err(wrong()),
             };
-            match number {
+            let finite = |made: String| match number {
                 d if d.is_nan() => "NaN".to_owned(),
                 d if d.is_infinite() => if d > 0.0 { "∞" } else { "-∞" }.to_owned(),
-                d if verb == 'f' => grouped(&format!("{d:.precision$}")),
-                d => scientific(&format!("{d:.precision$e}")),
+                _ => made,
+            };
+            match verb {
+                'f' => finite(grouped(&format!("{number:.precision$}"))),
+                // Kubernetes takes the precision for a width here.
+                _ => format!("{:>precision$}", finite(scientific(&format!("{number:.PRECISION$e}")))),
             }
         }
         _ => return Err(wrong()),
@@ -145,13 +165,13 @@ fn grouped(number: &str) -> String {
     format!("{sign}{grouped}{fraction}")
 }
 
-/// `1.5e3` as `1.5 × 10⁰³`, with spaces that do not break.
+/// `1.5e3` as `1.5×10⁰³`.
 fn scientific(number: &str) -> String {
     let (mantissa, exponent) = number.split_once('e').unwrap_or((number, "0"));
     let (sign, digits) = exponent.strip_prefix('-').map_or(("", exponent), |d| ("\u{207b}", d));
     let raised = |c: char| c.to_digit(10).and_then(|d| "⁰¹²³⁴⁵⁶⁷⁸⁹".chars().nth(d as usize)).unwrap_or(c);
     let digits: String = format!("{digits:0>2}").chars().map(raised).collect();
-    format!("{mantissa}\u{a0}×\u{a0}10{sign}{digits}")
+    format!("{mantissa}×10{sign}{digits}")
 }
 
 /// As `%s` writes a value, and as it writes what is within lists and maps.
@@ -159,16 +179,21 @@ fn plain(value: &Value, within: bool, meter: &mut Meter) -> Result<String, Cause
     meter.spend(value.size())?;
     Ok(match value {
         Value::String(s) if within => format!("{:?}", &**s),
-        Value::Bytes(b) if within => format!("b{:?}", String::from_utf8_lossy(b)),
-        Value::Bytes(b) => String::from_utf8_lossy(b).into_owned(),
-        Value::Double(d) if within => format!("{d:.PRECISION$}"),
+        Value::Bytes(b) => {
+            let text = std::str::from_utf8(b).map_err(|_| Cause::other("invalid UTF-8 in bytes"))?;
+            if within { format!("b{text:?}") } else { text.to_owned() }
+        }
+        Value::Double(d) if within && d.is_finite() => format!("{d:.PRECISION$}"),
+        Value::Double(_) if within => format!("{:?}", text(value)),
         Value::Null
         | Value::Bool(_)
         | Value::Int(_)
         | Value::Uint(_)
         | Value::Double(_)
         | Value::String(_) => text(value),
-        Value::Type(_) => text(value),
+        Value::Duration(_) if within => format!("duration({:?})", text(value)),
+        Value::Timestamp(_) if within => format!("timestamp({:?})", text(value)),
+        Value::Type(_) | Value::Duration(_) | Value::Timestamp(_) => text(value),
         Value::List(list) => {
             let parts = list.iter().map(|v| plain(v, true, meter)).collect::<Result<Vec<_>, _>>()?;
             let made = format!("[{}]", parts.join(", "));

@@ -2,16 +2,17 @@
 
 use std::cmp::Ordering;
 
-use super::super::eval::{Answer, Meter};
+use super::super::eval::Answer;
+use super::super::meter::Meter;
 use super::super::value::{Cause, Value};
 use super::call as any;
 
 pub(super) fn call(function: &str, args: &[Value], meter: &mut Meter) -> Option<Answer> {
     use Value::{Bool, Int, List};
-    if let [List(list), ..] = args {
-        if let Err(cause) = meter.spend(list.len() as u64) {
-            return Some(Err(cause));
-        }
+    if let [List(list), ..] = args
+        && let Err(cause) = meter.spend(list.len() as u64)
+    {
+        return Some(Err(cause));
     }
     Some(match (function, args) {
         ("isSorted", [List(list)]) => is_sorted(list, meter),

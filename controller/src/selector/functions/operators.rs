@@ -1,7 +1,9 @@
 //! Operators, conversions, optionals: CEL's own library.
 
-use super::super::eval::{Answer, Meter, select};
+use super::super::eval::{Answer, select};
+use super::super::meter::Meter;
 use super::super::value::{Cause, Value};
+use super::times;
 
 use Value::{Bool, Bytes, Double, Int, List, Map, Optional, Uint};
 
@@ -48,6 +50,7 @@ pub(super) fn call(function: &str, args: &[Value], meter: &mut Meter) -> Option<
         ("_[_]", [of, key]) => select(of, key, false),
         ("_[?_]", [of, key]) => select(of, key, true),
         ("@in", [wanted, List(list)]) => meter.contains(list, wanted).map(Bool),
+        ("@in", [wanted, Map(_)]) if !wanted.is_hashable() => Err(Cause::no_key(wanted)),
         ("@in", [wanted, Map(map)]) => Ok(Bool(map.get(wanted).is_some())),
         ("size", [Value::String(s)]) => meter.bytes(s.len()).map(|()| Int(s.chars().count() as i64)),
         ("size", [Bytes(b)]) => Ok(Int(b.len() as i64)),
@@ -58,8 +61,7 @@ pub(super) fn call(function: &str, args: &[Value], meter: &mut Meter) -> Option<
         ("bool" | "bytes" | "double" | "int" | "uint" | "string", [value]) => {
             return convert(function, value, meter);
         }
-        ("includes", [List(list), wanted]) if list.len() > 16 => {
-            let _ = wanted;
+        ("includes", [List(list), _]) if list.len() > 16 => {
             Err(Cause::other("'includes' function cannot be applied to lists longer than 16 values"))
         }
         ("includes", [List(list), wanted]) => meter.contains(list, wanted).map(Bool),
@@ -72,7 +74,7 @@ pub(super) fn call(function: &str, args: &[Value], meter: &mut Meter) -> Option<
             for value in list.iter() {
                 match value {
                     Optional(value) => unwrapped.extend(value.iter().map(|v| Value::clone(v))),
-                    other => return Err(Cause::other(format!("{} is no optional", other.kind()))),
+                    other => return Err(Cause::NoSuchOverload(format!("{function} of {}", other.kind()))),
                 }
             }
             Ok(unwrapped.into())
@@ -123,7 +125,8 @@ fn zero(value: &Value) -> bool {
         Bytes(b) => b.is_empty(),
         List(l) => l.is_empty(),
         Map(m) => m.len() == 0,
-        Optional(value) => value.is_none(),
+        Value::Duration(d) => *d == 0,
+        Value::Timestamp(t) => t.is_zero(),
         _ => false,
     }
 }
@@ -150,7 +153,7 @@ fn convert(to: &str, value: &Value, meter: &mut Meter) -> Option<Answer> {
         ("bytes", Value::String(s)) => Ok(Bytes(s.as_bytes().into())),
         ("double", Int(i)) => Ok(Double(*i as f64)),
         ("double", Uint(u)) => Ok(Double(*u as f64)),
-        ("double", Value::String(s)) => s.parse().map(Double).map_err(|_| bad()),
+        ("double", Value::String(s)) => float(s).map(Double).ok_or_else(bad),
         ("int", Uint(u)) => i64::try_from(*u).map(Int).map_err(|_| overflow()),
         ("int", Double(d)) if *d > -int_end && *d < int_end => Ok(Int(*d as i64)),
         ("int", Value::String(s)) => s.parse().map(Int).map_err(|_| bad()),
@@ -166,6 +169,55 @@ fn convert(to: &str, value: &Value, meter: &mut Meter) -> Option<Answer> {
     })
 }
 
+/// As `strconv.ParseFloat`, which takes underscores between digits and hexadecimal, and no number that is too large.
+fn float(text: &str) -> Option<f64> {
+    let bytes = text.as_bytes();
+    let (negative, unsigned) = (text.starts_with('-'), text.strip_prefix(['-', '+']).unwrap_or(text));
+    let hexadecimal = unsigned.starts_with("0x") || unsigned.starts_with("0X");
+    let digit = |b: Option<&u8>| {
+        b.is_some_and(|b| b.is_ascii_digit() || hexadecimal && (b.is_ascii_hexdigit() || b"xX".contains(b)))
+    };
+    let between = |i: usize| digit(i.checked_sub(1).and_then(|i| bytes.get(i))) && digit(bytes.get(i + 1));
+    if bytes.iter().enumerate().any(|(i, b)| *b == b'_' && !between(i)) {
+        return None;
+    }
+    let plain = unsigned.replace('_', "");
+    let number = match hexadecimal {
+        true => hexadecimal_float(&plain[2..])?,
+        false if plain.starts_with(['-', '+']) => return None,
+        false => plain.parse::<f64>().ok()?,
+    };
+    let named = plain.starts_with(|c: char| c.is_ascii_alphabetic());
+    (named || number.is_finite()).then_some(if negative { -number } else { number })
+}
+
+/// `1.8p3` behind `0x`.
+fn hexadecimal_float(text: &str) -> Option<f64> {
+    let (digits, exponent) = text.split_once(['p', 'P'])?;
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
+    let mut power: i32 = exponent.parse::<i32>().ok()?.clamp(-100_000, 100_000);
+    let mut mantissa: u64 = 0;
+    for (digit, fractional) in
+        whole.chars().map(|c| (c.to_digit(16), false)).chain(fraction.chars().map(|c| (c.to_digit(16), true)))
+    {
+        match mantissa.leading_zeros() >= 4 {
+            true => {
+                mantissa = mantissa << 4 | u64::from(digit?);
+                power -= if fractional { 4 } else { 0 };
+            }
+            // Lost digits only break ties.
+            false => {
+                mantissa |= u64::from(digit? != 0);
+                power += if fractional { 0 } else { 4 };
+            }
+        }
+    }
+    // In two steps, as 2^power alone may be beyond what a double holds.
+    let half = power.clamp(-4000, 4000) / 2;
+    let number = mantissa as f64 * 2f64.powi(half) * 2f64.powi(power.clamp(-4000, 4000) - half);
+    (!(whole.is_empty() && fraction.is_empty())).then_some(number)
+}
+
 /// As `string()` and messages write a value.
 pub(in super::super) fn text(value: &Value) -> String {
     match value {
@@ -175,6 +227,8 @@ pub(in super::super) fn text(value: &Value) -> String {
         Uint(u) => u.to_string(),
         Double(d) => double(*d),
         Value::Type(t) => t.name().to_owned(),
+        Value::Duration(d) => times::seconds(*d),
+        Value::Timestamp(t) => t.text(),
         Value::Ip(ip) => ip.to_string(),
         Value::Cidr(cidr) => cidr.to_string(),
         Value::Null => "null".to_owned(),

@@ -1,35 +1,58 @@
 //! Strings and regular expressions. Positions count characters.
+//!
+//! A search costs what the API server takes for it, the text by the pattern, but repetitions in the pattern count for
+//! what they compile to; the first use of a pattern costs its compilation.
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use regex::{Regex, RegexBuilder};
 
-use super::super::eval::{Answer, Meter};
+use super::super::eval::Answer;
+use super::super::meter::Meter;
 use super::super::value::{Cause, Value};
 use super::format;
+use super::pattern::{self, Pattern};
 
 /// Compiled patterns kept; an expression of the longest length holds fewer.
 const PATTERNS: usize = 1024;
+/// What a pattern costs at its first use, beside its states.
+const PATTERN_COST: u64 = 100;
 /// What a compiled pattern may take.
 const PATTERN_BYTES: usize = 1 << 20;
 
-static COMPILED: LazyLock<Mutex<HashMap<String, Regex>>> = LazyLock::new(Mutex::default);
+static COMPILED: LazyLock<Mutex<HashMap<String, (Regex, u64)>>> = LazyLock::new(Mutex::default);
 
-/// A compiled pattern.
-pub(super) fn regex(pattern: &str) -> Result<Regex, Cause> {
+/// A compiled pattern, and about how many states it has.
+fn compiled(pattern: &str) -> Result<(Regex, u64), Cause> {
     let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(regex) = compiled.get(pattern) {
-        return Ok(regex.clone());
+    if let Some(found) = compiled.get(pattern) {
+        return Ok(found.clone());
     }
-    let regex = RegexBuilder::new(pattern).size_limit(PATTERN_BYTES).build();
-    let regex = regex
-        .map_err(|e| Cause::other(format!("error parsing regexp: {}", e.to_string().replace('\n', " "))))?;
+    let bad = |why: String| Cause::other(format!("error parsing regexp: {}", why.replace('\n', " ")));
+    let Pattern { text, states } = pattern::translate(pattern).map_err(bad)?;
+    let regex = RegexBuilder::new(&text).size_limit(PATTERN_BYTES).build();
+    let found = (regex.map_err(|e| bad(e.to_string()))?, states);
     if compiled.len() >= PATTERNS {
         compiled.clear();
     }
-    compiled.insert(pattern.to_owned(), regex.clone());
-    Ok(regex)
+    compiled.insert(pattern.to_owned(), found.clone());
+    Ok(found)
+}
+
+/// A compiled pattern that is ours.
+pub(super) fn regex(pattern: &str) -> Result<Regex, Cause> {
+    compiled(pattern).map(|(regex, _)| regex)
+}
+
+/// A pattern that stands in an expression, compiled at the cost of its states the first time.
+pub(super) fn pattern(pattern: &str, meter: &mut Meter) -> Result<(Regex, u64), Cause> {
+    // The cost comes before the work.
+    if meter.is_new(pattern) {
+        let states = pattern::translate(pattern).map_or(0, |p| p.states);
+        meter.spend(states.saturating_add(PATTERN_COST))?;
+    }
+    compiled(pattern)
 }
 
 pub(super) fn call(function: &str, args: &[Value], meter: &mut Meter) -> Option<Answer> {
@@ -53,7 +76,10 @@ pub(super) fn call(function: &str, args: &[Value], meter: &mut Meter) -> Option<
         ("indexOf", [String(s), String(part)]) => index_of(s, part, 0),
         ("indexOf", [String(s), String(part), Int(from)]) => index_of(s, part, *from),
         ("lastIndexOf", [String(s), String(part)]) if part.is_empty() => Ok(Int(s.chars().count() as i64)),
-        ("lastIndexOf", [String(s), String(part)]) => last_index_of(s, part, s.chars().count() as i64 - 1),
+        ("lastIndexOf", [String(s), String(part)]) => match s.chars().count() as i64 {
+            0 => Ok(Int(-1)),
+            length => last_index_of(s, part, length - 1),
+        },
         ("lastIndexOf", [String(s), String(part), Int(from)]) => last_index_of(s, part, *from),
         ("lowerAscii", [String(s)]) => Ok(s.to_ascii_lowercase().into()),
         ("upperAscii", [String(s)]) => Ok(s.to_ascii_uppercase().into()),
@@ -76,11 +102,12 @@ fn out_of_range(index: i64) -> Cause {
     Cause::other(format!("index out of range: {index}"))
 }
 
-/// A pattern about to search a text; the cost is that of the API server.
+/// A pattern about to search a text, paid for.
 fn searched(text: &str, pattern: &str, meter: &mut Meter) -> Result<Regex, Cause> {
-    let (text, pattern_cost) = (text.len() as u64 / 10 + 1, pattern.len() as u64 / 4 + 1);
-    meter.spend(text.saturating_mul(pattern_cost))?;
-    regex(pattern)
+    let (regex, states) = self::pattern(pattern, meter)?;
+    let (text, pattern) = (text.len() as u64 / 10 + 1, states.max(pattern.len() as u64) / 4 + 1);
+    meter.spend(text.saturating_mul(pattern))?;
+    Ok(regex)
 }
 
 fn find_all(s: &str, pattern: &str, n: i64, meter: &mut Meter) -> Answer {

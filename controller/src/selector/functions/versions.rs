@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use semver::Version;
 
-use super::super::eval::{Answer, Meter};
+use super::super::eval::Answer;
+use super::super::meter::Meter;
 use super::super::value::{Cause, Value};
 
 /// Parses a version; `normalize` takes a leading `v`, missing parts and leading zeros.

@@ -1,24 +1,41 @@
 //! What hostile and random expressions may do: answer or fail, within the cost limit, and never end the process.
 
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
 use proptest::prelude::*;
 use serde_json::json;
+use vgpu_controller::selector::{Cause, DeviceView, Selector};
 
-use super::{Cause, DeviceView, Selector, SelectorError};
+/// Far more than anything below takes, on a busy machine too.
+const LONG: Duration = Duration::from_secs(10);
 
-fn device() -> DeviceView {
+static DEVICE: LazyLock<DeviceView> = LazyLock::new(|| {
     let device = json!({
         "name": "gpu-0",
         "attributes": {"model": {"string": "T4"}, "minor": {"int": 1}, "version": {"version": "1.2.3"}},
         "capacity": {"memory": {"value": "16Gi"}},
     });
     DeviceView::new("d", &serde_json::from_value(device).unwrap())
+});
+
+/// What an expression says, or how it fails; in time, and without the parser or the interpreter giving up.
+fn ask(text: &str) -> Result<bool, String> {
+    let begun = Instant::now();
+    let answer = Selector::compile(text)
+        .map_err(|e| e.to_string())
+        .and_then(|selector| selector.matches(&DEVICE).map_err(|e| e.to_string()));
+    assert!(begun.elapsed() < LONG, "{:?} for {text:.500}", begun.elapsed());
+    if let Err(error) = &answer {
+        assert!(!error.contains("gave up"), "{error}");
+        assert!(error.len() < 3000, "{} bytes of error", error.len());
+    }
+    answer
 }
 
 fn cause(text: &str) -> Option<Cause> {
-    match Selector::compile(text).ok()?.matches(&device()) {
-        Err(SelectorError::Evaluate { cause, .. }) => Some(cause),
-        _ => None,
-    }
+    ask(text).err()?;
+    Selector::compile(text).ok()?.evaluate(&DEVICE).err()
 }
 
 #[test]
@@ -38,12 +55,30 @@ fn what_costs_too_much_ends_with_an_error() {
         format!("'x'{} == ''", ".replace('', 'xx')".repeat(40)),
         format!("{range}.map(x, {range}).map(l, l.distinct()).size() > 0"),
         format!(
-            "{range}.map(x, 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa').join().matches('(a+)+(a+)+(a+)+b{{1,50}}') || {range}.all(x, {range}.all(y, 'aaaa'.matches('(a|a)+b')))"
+            "{range}.map(x, 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa').join().matches('(a+)+(a+)+(a+)+b{{1,50}}') || {range}.all(x, {range}.all(y, !'aaaa'.matches('(a|a)+b')))"
         ),
     ];
     for text in table {
         assert_eq!(cause(&text), Some(Cause::CostLimit), "{text}");
     }
+}
+
+#[test]
+fn a_comprehension_that_ends_early_does_not_copy_its_range() {
+    let text = "cel.bind(l, lists.range(100000), lists.range(100000).all(x, l.exists(y, true)))";
+    assert_eq!(ask(text), Ok(true));
+}
+
+#[test]
+fn patterns_cost_what_they_compile_to() {
+    let made = "lists.range(100000).exists(x, 'aaaaaaaaaaaaaaaaaaaa'.matches('(a|a{1,' + string(x % 900) + '}){1}b'))";
+    assert_eq!(cause(made), Some(Cause::CostLimit));
+    let searched =
+        "lists.range(100000).exists(x, 'aaaaaaaaaaaaaaaaaaaa'.matches('[a-z]{1,900}[a-z]{1,900}1'))";
+    assert_eq!(cause(searched), Some(Cause::CostLimit));
+    let large = "'a'.matches(r'\\pL{900}') || ".repeat(300);
+    let error = ask(&format!("{large} true")).unwrap_err();
+    assert!(error.contains("size limit") || error.contains("cost limit"), "{error}");
 }
 
 #[test]
@@ -55,22 +90,45 @@ fn text_of_any_depth_is_refused_or_answered() {
         "!".repeat(n),
         "-".repeat(n),
         format!("{}true{}", "(".repeat(n), ")".repeat(n)),
+        format!("{}true{}", "(".repeat(200), ")".repeat(200)),
+        format!("{}1{} == [1]", "[".repeat(200), "]".repeat(200)),
         format!("1{} == 1", "+1".repeat(n)),
         format!("[0]{} == 0", "[0]".repeat(n)),
         format!("device{} == 0", ".a".repeat(n)),
         format!("{}true", "true?true:".repeat(1000)),
         format!("true{}", "&&true".repeat(1500)),
         format!("true{}", " in [true]".repeat(900)),
+        format!("[]==[]{}", "||[]==[]".repeat(1000)),
+        format!("[{}].size() == 0", "[],".repeat(3000)),
+        format!("{{{}}}.size() == 0", "1:1,".repeat(2000)),
+        format!("dyn([{}]).sort() == []", "1,".repeat(4000)),
         "x".repeat(20_000),
         "\"".repeat(999),
+        "'\\".repeat(999),
+        "`".repeat(999),
         "\u{0}\u{feff}\u{202e}".repeat(100),
         "a.all(".repeat(200),
+        "a.map(x,".repeat(200),
         "{".repeat(200),
+        "cel.bind(x,1,".repeat(700),
+        "?".repeat(n),
+        ".".repeat(n),
+        "a?".repeat(n),
+        "b'".repeat(n),
+        "// ".repeat(n),
+        "9".repeat(n),
+        format!("{}.5 > 1.0", "9".repeat(n)),
+        format!("'a'.matches('{}')", "(".repeat(n)),
+        format!("'a'.matches('{}')", "(a|".repeat(n)),
+        format!("'a'.matches('{}a{}')", "(".repeat(240), ")".repeat(240)),
+        format!("duration('{}') > duration('1s')", "1h".repeat(n)),
+        format!("quantity('{}') == quantity('1')", "9".repeat(n)),
+        format!("semver('{}.0.0') == semver('1.0.0')", "9".repeat(n)),
+        format!("'{}'.format([1]) == ''", "%.999f".repeat(900)),
+        format!("{}1{} == 1", "-(".repeat(120), ")".repeat(120)),
     ];
     for text in table {
-        if let Ok(selector) = Selector::compile(&text) {
-            let _ = selector.matches(&device());
-        }
+        let _ = ask(&text);
     }
 }
 
@@ -159,27 +217,54 @@ fn expression() -> impl Strategy<Value = String> {
     })
 }
 
+/// Expressions that mean something, to be cut up.
+static EXPRESSIONS: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let answers = include_str!("../../e2e/cel/answers.tsv");
+    let quoted = answers.lines().filter(|l| l.starts_with('"')).filter_map(|l| l.split('\t').next());
+    quoted.filter_map(|q| serde_json::from_str(q).ok()).filter(|e: &String| e.len() < 200).collect()
+});
+
+/// One expression's beginning, some text, another's end.
+fn spliced() -> impl Strategy<Value = String> {
+    let pick = || (any::<prop::sample::Index>(), any::<prop::sample::Index>());
+    (pick(), "[\\PC]{0,4}", pick()).prop_map(|((a, at), middle, (b, from))| {
+        let (a, b) = (a.get(&EXPRESSIONS), b.get(&EXPRESSIONS));
+        let head: String = a.chars().take(at.index(a.chars().count() + 1)).collect();
+        let tail: String = b.chars().skip(from.index(b.chars().count() + 1)).collect();
+        format!("{head}{middle}{tail}")
+    })
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn random_expressions_answer_or_fail_but_never_give_up(text in expression()) {
         for text in [text.clone(), format!("dyn({text}) == dyn(1)"), format!("[dyn({text})].exists(x, x == 1)")] {
-            match Selector::compile(&text) {
-                Err(error) => prop_assert!(!error.to_string().contains("gave up"), "{error}"),
-                Ok(selector) => {
-                    if let Err(error) = selector.matches(&device()) {
-                        prop_assert!(!error.to_string().contains("gave up"), "{error}");
-                    }
-                }
-            }
+            let _ = ask(&text);
         }
     }
 
     #[test]
+    fn expressions_cut_and_joined_answer_or_fail(text in spliced()) {
+        let _ = ask(&text);
+        let _ = ask(&format!("dyn({text}) == 1"));
+    }
+
+    #[test]
     fn random_text_is_refused_without_harm(text in "\\PC{0,80}") {
-        if let Err(error) = Selector::compile(&text) {
-            prop_assert!(!error.to_string().contains("gave up"), "{error}");
-        }
+        let _ = ask(&text);
+    }
+
+    #[test]
+    fn random_bytes_are_refused_without_harm(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = ask(&String::from_utf8_lossy(&bytes));
+    }
+
+    #[test]
+    fn patterns_compile_or_fail(pattern in "[a-c\\\\\\[\\](){}*+?^$.|,0-9dwsbQEpx&~-]{0,24}") {
+        let quoted = serde_json::to_string(&pattern).unwrap();
+        let _ = ask(&format!("'abc'.matches({quoted})"));
+        let _ = ask(&format!("'abc'.matches(string(dyn({quoted})))"));
     }
 }
