@@ -1,47 +1,94 @@
 //! DeviceClasses: which are ours, and which GPUs they and the requests' selectors match.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::resource::v1::{Device, DeviceClass, DeviceSelector};
 use vgpu_api::names::{DRIVER, is_our_class_name};
 
-use crate::selector::{DeviceView, Selector, SelectorError};
+use crate::selector::{Cause, DeviceView, Selector, SelectorError};
+
+/// Expressions kept compiled, and answers kept for each: far more than a cluster has in use.
+const KEPT: usize = 4096;
 
 /// GPUs that look the same to every selector share a shape.
 #[derive(Debug, Clone, Default)]
 pub struct Shapes {
-    numbers: BTreeMap<String, u32>,
-    views: Vec<Arc<DeviceView>>,
+    numbers: BTreeMap<Arc<str>, u32>,
+    shapes: Vec<Shape>,
+}
+
+#[derive(Debug, Clone)]
+struct Shape {
+    /// What a selector can see of it, as text.
+    key: Arc<str>,
+    view: Arc<DeviceView>,
 }
 
 impl Shapes {
     /// Shape of a device.
     pub fn of(&mut self, device: &Device) -> u32 {
         // Attributes and capacities are ordered maps, so equal devices give equal text.
-        let key = serde_json::to_string(&(&device.attributes, &device.capacity)).unwrap_or_default();
-        let next = u32::try_from(self.views.len()).unwrap_or(u32::MAX);
-        *self.numbers.entry(key).or_insert_with(|| {
-            self.views.push(Arc::new(DeviceView::new(DRIVER, device)));
+        let seen = (&device.attributes, &device.capacity, device.allow_multiple_allocations);
+        let key: Arc<str> = serde_json::to_string(&seen).unwrap_or_default().into();
+        let next = u32::try_from(self.shapes.len()).unwrap_or(u32::MAX);
+        *self.numbers.entry(key.clone()).or_insert_with(|| {
+            self.shapes.push(Shape { key, view: Arc::new(DeviceView::new(DRIVER, device)) });
             next
         })
     }
 
-    fn all(&self) -> impl Iterator<Item = (u32, &DeviceView)> {
-        (0u32..).zip(self.views.iter().map(Arc::as_ref))
+    fn all(&self) -> impl Iterator<Item = (u32, &Shape)> {
+        (0u32..).zip(&self.shapes)
     }
 }
 
-/// Compiled expressions by text.
+/// Expressions by text, each with what it said about the shapes it has seen: none is evaluated twice.
 #[derive(Debug, Default)]
 pub struct Selectors {
-    compiled: Mutex<HashMap<String, Arc<Result<Selector, SelectorError>>>>,
+    known: Mutex<HashMap<String, Arc<Expression>>>,
+}
+
+#[derive(Debug)]
+struct Expression {
+    compiled: Result<Selector, SelectorError>,
+    answers: Mutex<HashMap<Arc<str>, Result<bool, Cause>>>,
+}
+
+impl Expression {
+    fn matches(&self, shape: &Shape) -> Result<bool, SelectorError> {
+        let selector = self.compiled.as_ref().map_err(Clone::clone)?;
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        if answers.len() >= KEPT {
+            answers.clear();
+        }
+        let answer = answers.entry(shape.key.clone()).or_insert_with(|| selector.evaluate(&shape.view));
+        answer.clone().map_err(|cause| selector.failed(&shape.view, cause))
+    }
+}
+
+/// A selector that does not compile or fails on a GPU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// Its place in the list.
+    pub at: usize,
+    /// Why.
+    pub error: SelectorError,
 }
 
 impl Selectors {
-    fn get(&self, text: &str) -> Arc<Result<Selector, SelectorError>> {
-        let mut compiled = self.compiled.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        compiled.entry(text.to_owned()).or_insert_with(|| Arc::new(Selector::compile(text))).clone()
+    fn get(&self, text: &str) -> Arc<Expression> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(expression) = known.get(text) {
+            return expression.clone();
+        }
+        if known.len() >= KEPT {
+            known.clear();
+        }
+        let expression =
+            Arc::new(Expression { compiled: Selector::compile(text), answers: Mutex::default() });
+        known.insert(text.to_owned(), expression.clone());
+        expression
     }
 
     /// Shapes that all expressions select.
@@ -52,21 +99,27 @@ impl Selectors {
         &self,
         selectors: &[&DeviceSelector],
         shapes: &Shapes,
-    ) -> Result<vgpu_allocator::Shapes, SelectorError> {
+    ) -> Result<vgpu_allocator::Shapes, Failed> {
         if selectors.is_empty() {
             return Ok(vgpu_allocator::Shapes::Any);
         }
-        let mut chosen: BTreeSet<u32> = shapes.all().map(|(number, _)| number).collect();
-        for selector in selectors {
+        let mut chosen: Vec<(u32, &Shape)> = shapes.all().collect();
+        for (at, selector) in selectors.iter().enumerate() {
             let text = selector.cel.as_ref().map(|c| c.expression.as_str()).unwrap_or_default();
-            let compiled = self.get(text);
-            let compiled = compiled.as_ref().as_ref().map_err(Clone::clone)?;
-            for (number, view) in shapes.all().filter(|(n, _)| chosen.contains(n)).collect::<Vec<_>>() {
-                if !compiled.matches(view)? {
-                    chosen.remove(&number);
+            let expression = self.get(text);
+            // Told even where there is no GPU to evaluate it on.
+            if let Err(error) = &expression.compiled {
+                return Err(Failed { at, error: error.clone() });
+            }
+            let mut kept = Vec::with_capacity(chosen.len());
+            for (number, shape) in chosen {
+                if expression.matches(shape).map_err(|error| Failed { at, error })? {
+                    kept.push((number, shape));
                 }
             }
+            chosen = kept;
         }
+        let chosen: BTreeSet<u32> = chosen.into_iter().map(|(number, _)| number).collect();
         Ok(vgpu_allocator::Shapes::Of(chosen))
     }
 }
@@ -106,7 +159,40 @@ mod tests {
 
     #[test]
     fn devices_alike_share_a_shape() {
-        assert_eq!(shapes().views.len(), 2);
+        assert_eq!(shapes().shapes.len(), 2);
+    }
+
+    #[test]
+    fn whether_a_device_can_be_shared_is_part_of_its_shape() {
+        let mut shapes = Shapes::default();
+        let device =
+            |shared| serde_json::from_value(json!({"name": "gpu", "allowMultipleAllocations": shared}));
+        assert_ne!(shapes.of(&device(true).unwrap()), shapes.of(&device(false).unwrap()));
+    }
+
+    #[test]
+    fn an_expression_is_evaluated_once_for_each_shape() {
+        let (selectors, shapes) = (Selectors::default(), shapes());
+        let class = class(r#"device.attributes["gpu.vgpu-dra.io"].productName == "NVIDIA L4""#);
+        let own: Vec<&DeviceSelector> = class.spec.selectors.iter().flatten().collect();
+        for _ in 0..3 {
+            let chosen = selectors.matching(&own, &shapes);
+            assert_eq!(chosen, Ok(vgpu_allocator::Shapes::Of([1].into())));
+        }
+        let expression = selectors.get(&own[0].cel.as_ref().unwrap().expression);
+        assert_eq!(expression.answers.lock().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn the_selector_that_fails_is_named_by_its_place() {
+        let (selectors, shapes) = (Selectors::default(), shapes());
+        let classes = [class("true"), class(r#"device.attributes["gpu.vgpu-dra.io"].nothing == 1"#)];
+        let own: Vec<&DeviceSelector> =
+            classes.iter().flat_map(|c| c.spec.selectors.iter().flatten()).collect();
+        let failed = selectors.matching(&own, &shapes).unwrap_err();
+        assert_eq!(failed.at, 1);
+        let text = failed.error.to_string();
+        assert!(text.contains("fails on gpu-a") && text.contains("no such key: nothing"), "{text}");
     }
 
     #[test]

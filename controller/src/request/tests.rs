@@ -74,6 +74,17 @@ fn wrong_amounts_are_named_with_field_value_and_cure() {
 }
 
 #[test]
+fn a_selector_that_does_not_compile_is_named_by_its_field() {
+    let selectors = json!([{"cel": {"expression": "true"}}, {"cel": {"expression": "device.nope"}}]);
+    let invalid = read_claim(json!({"selectors": selectors}), json!([])).unwrap_err();
+    assert_eq!(invalid.reason, "SelectorFailed");
+    let want = format!(
+        "{FIELD}.exactly.selectors[1].cel.expression: selector \"device.nope\" does not compile: a device has no nope"
+    );
+    assert_eq!(invalid.note, want);
+}
+
+#[test]
 fn an_unknown_class_is_named() {
     let asked = read_claim(json!({"deviceClassName": "h300.gpu.vgpu-dra.io"}), json!([]));
     let invalid = asked.unwrap_err();
