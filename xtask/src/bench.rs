@@ -13,13 +13,14 @@ use serde_json::{Map, Value};
 use crate::cargo;
 
 /// Every bench: name, package, what it measures.
-const BENCHES: [(&str, &str, &str); 2] = [
+const BENCHES: [(&str, &str, &str); 3] = [
     ("allocator", "vgpu-allocator", "time of one placement decision, memory per GPU"),
     (
         "prepare",
         "vgpu-kubelet-plugin",
         "time of preparing and unpreparing a claim on a node, without the API read",
     ),
+    ("metering", "vgpu-sim", "GPU time tenants get on a simulated GPU, beside HAMi-core's method"),
 ];
 
 #[derive(clap::Args)]

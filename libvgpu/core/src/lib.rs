@@ -9,6 +9,7 @@
 
 pub mod array;
 pub mod bucket;
+pub mod compute;
 pub mod ledger;
 pub mod limits;
 pub mod meter;
