@@ -2,7 +2,8 @@
 //!
 //! Re-implemented from its description: a launch takes its blocks from a bucket that a watcher of each process refills by
 //! a share that grows while the container's utilisation is below the limit and shrinks while it is above. A launch with
-//! an empty bucket sleeps 10 ms. Every process has its own.
+//! an empty bucket sleeps 10 ms. Every process has its own, made with the limit
+//! it finds when it starts: a limit that is changed later does not act.
 
 use crate::{MS, Nanos};
 
@@ -49,6 +50,10 @@ impl Hami {
         if self.limit == 0 || self.limit >= 100 {
             return;
         }
+        if self.share == self.total && self.tokens < 0 {
+            self.total *= 2;
+            self.share = self.total;
+        }
         let distance = (self.limit - utilisation).abs().max(5);
         let mut step = PROCESSORS * PROCESSORS * THREADS * distance / 2_560;
         if distance > self.limit / 2 {
@@ -59,10 +64,6 @@ impl Hami {
         } else {
             (self.share - step).max(0)
         };
-        if self.share == self.total && self.tokens < 0 {
-            self.total *= 2;
-            self.share = self.total;
-        }
         self.tokens = (self.tokens + self.share).min(self.total);
     }
 }

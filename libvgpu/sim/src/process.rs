@@ -161,8 +161,9 @@ impl Process {
                     pairs.push_back((gpu.record(self.context), None));
                     spent += RECORD;
                 }
+                let ends = gate.launched(now, share, &key);
                 gpu.launch(self.context, length);
-                if gate.launched(now, share, &key) {
+                if ends {
                     end(gpu, self.context, pairs);
                     spent += RECORD;
                 }

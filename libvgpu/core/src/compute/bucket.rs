@@ -5,7 +5,7 @@
 use std::sync::atomic::Ordering;
 
 use super::words::{Lease, Tenant};
-use super::{Enforcement, Terms, tuning};
+use super::{Terms, tuning};
 
 /// A refill is a whole number of these, in nanoseconds of the clock, so that percents leave no remainder.
 const GRAIN: u64 = 100;
@@ -22,8 +22,8 @@ impl Tenant {
         if moved {
             let most = if self.is_idle() { tuning::SAVED_IDLE } else { tuning::SAVED_WAITING };
             let credit = i64::try_from(passed / GRAIN * u64::from(terms.cores)).unwrap_or(i64::MAX);
-            let elastic = terms.enforcement != Enforcement::Hard && !contended;
-            let least = if elastic { tuning::DEBT_ALONE } else { i64::MIN };
+            let borrows = !terms.is_capped() && !contended;
+            let least = if borrows { tuning::DEBT_ALONE } else { i64::MIN };
             let refill = |balance: i64| Some(balance.saturating_add(credit).min(most).max(least));
             // The closure never refuses.
             let _ = account.balance.fetch_update(Ordering::AcqRel, Ordering::Relaxed, refill);
@@ -61,6 +61,7 @@ impl Tenant {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Enforcement;
     use super::*;
 
     const MS: u64 = 1_000_000;

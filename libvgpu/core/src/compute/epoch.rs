@@ -20,21 +20,25 @@ pub(super) struct Epoch {
     pub(super) paid: u64,
     /// Holds a launch that was never measured.
     pub(super) unknown: bool,
+    /// What its last launch was.
+    pub(super) last: Key,
     /// What all its launches were; `None`: of several kinds, and nothing can be learnt from it.
     pub(super) key: Option<Key>,
 }
 
 impl Epoch {
     pub(super) fn open(now: u64, key: Key) -> Self {
-        Self { opened: now, touched: now, launches: 0, estimate: 0, paid: 0, unknown: false, key: Some(key) }
+        let (unknown, last, key) = (false, key, Some(key));
+        Self { opened: now, touched: now, launches: 0, estimate: 0, paid: 0, unknown, last, key }
     }
 
-    /// Adds a launch; true if the epoch has to end with it.
+    /// Adds a launch; true if the epoch is full with it.
     pub(super) fn add(&mut self, now: u64, key: Key, estimate: Option<u64>) -> bool {
         self.touched = now;
         self.launches = self.launches.saturating_add(1);
         self.estimate = self.estimate.saturating_add(estimate.unwrap_or(tuning::FLIGHT));
         self.unknown |= estimate.is_none();
+        self.last = key;
         if self.key != Some(key) {
             self.key = None;
         }

@@ -5,11 +5,15 @@
 //! 1. [`Gate::harvest`] for each epoch whose end event has been reached, oldest first
 //! 2. [`Gate::ask`]; if it says wait: [`Gate::close`] and, if that says so, record the end event; wait; from 1 again
 //! 3. [`Gate::plan`]: record the end of the epoch before and the start of a new one as it says
-//! 4. the launch
-//! 5. [`Gate::launched`]; record the end event if it says so
+//! 4. [`Gate::launched`]
+//! 5. the launch, for which the lock may be let go; then record the end event if 4 said so
 //!
-//! Before it waits for the GPU on the program's behalf it closes the epoch too. Between calls somebody polls
-//! ([`Gate::poll_after`]): it harvests, closes an epoch that got no launch for a while, and charges one that runs long.
+//! Before it waits for the GPU on the program's behalf it closes the epoch too. If an end event cannot be recorded where
+//! the work was queued, or would be recorded after the work had ended ([`Gate::is_done`]), the epoch is closed all the
+//! same and given up by [`Gate::lose`] when it is the oldest. Between calls somebody polls ([`Gate::poll_after`]): it
+//! harvests, closes an epoch that got no launch for a while, and charges one that runs long.
+//!
+//! Words that processes share are written when an epoch begins and ends, not by every launch.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -64,6 +68,8 @@ pub struct Gate {
     queued: bool,
     /// End of the last harvested epoch.
     ended: u64,
+    /// Of the share's credit, what the open epoch may use without looking again.
+    granted: u64,
     /// Since when it has had nothing in flight and asked for nothing.
     idle_since: Option<u64>,
     ring: bool,
@@ -80,6 +86,7 @@ impl Gate {
             dry: false,
             queued: false,
             ended: 0,
+            granted: 0,
             idle_since: Some(0),
             ring: false,
         }
@@ -111,9 +118,15 @@ impl Gate {
             self.say(share, false, false);
             return Verdict::Wait(now.saturating_add(wait));
         }
+        let estimate = self.estimates.get(key).unwrap_or(tuning::FLIGHT);
+        if turn != Turn::Denied && self.open.is_some() && self.granted >= estimate {
+            self.granted -= estimate;
+            return Verdict::Launch;
+        }
         let credit = share.tenant.balance(now, share.terms, contended);
+        let mut left = i64::MAX;
         if share.terms.is_capped() {
-            let left = credit.saturating_sub(self.open.as_ref().map_or(0, |e| signed(e.estimate)));
+            left = credit.saturating_sub(self.open.as_ref().map_or(0, |e| signed(e.estimate)));
             self.dry |= left <= 0;
             let enough = if contended { tuning::RESUME_CONTENDED } else { tuning::RESUME };
             if self.dry && left < enough {
@@ -134,6 +147,7 @@ impl Gate {
         }
         self.queued = false;
         self.say(share, false, false);
+        self.granted = u64::try_from(left).unwrap_or(0).min(tuning::EPOCH).saturating_sub(estimate);
         Verdict::Launch
     }
 
@@ -156,16 +170,34 @@ impl Gate {
         Plan { end, start }
     }
 
-    /// The launch is made. True: record the end event now.
+    /// The launch is made. True: record the end event right behind it.
     pub fn launched(&mut self, now: u64, share: &Share<'_>, key: &Key) -> bool {
         let estimate = self.estimates.get(key);
         let Some(epoch) = &mut self.open else { return false };
-        if epoch.add(now, *key, estimate) { self.close(share) } else { false }
+        let is_full = epoch.add(now, *key, estimate);
+        let is_watched = self.estimates.watch(key);
+        if is_full && !is_watched && estimate.is_some() {
+            self.estimates.filled(key);
+        }
+        if is_full || is_watched { self.close(share) } else { false }
+    }
+
+    /// Whether all that is in flight should have ended by now and an epoch is still open: if the GPU has really run dry,
+    /// an end event would come too late.
+    pub fn is_done(&self, now: u64) -> bool {
+        self.flight.is_empty()
+            && self.open.as_ref().is_some_and(|e| now.saturating_sub(e.opened.max(self.ended)) >= e.estimate)
+    }
+
+    /// Whether the open epoch got no launch for a while.
+    pub fn is_quiet(&self, now: u64) -> bool {
+        self.open.as_ref().is_some_and(|e| now.saturating_sub(e.touched) >= tuning::EPOCH_IDLE)
     }
 
     /// Ends the open epoch, if there is one. True: record the end event now.
     pub fn close(&mut self, share: &Share<'_>) -> bool {
         let Some(mut epoch) = self.open.take() else { return false };
+        self.granted = 0;
         epoch.paid = epoch.estimate;
         share.tenant.credit(signed(epoch.estimate).saturating_neg());
         self.flight.push_back(epoch);
@@ -174,8 +206,7 @@ impl Gate {
 
     /// Ends the open epoch if it got no launch for a while. True: record the end event now.
     pub fn close_idle(&mut self, now: u64, share: &Share<'_>) -> bool {
-        let idle = |e: &Epoch| now.saturating_sub(e.touched) >= tuning::EPOCH_IDLE;
-        if self.open.as_ref().is_some_and(idle) { self.close(share) } else { false }
+        if self.is_quiet(now) { self.close(share) } else { false }
     }
 
     /// The oldest closed epoch has ended; its events were reached at these moments.
@@ -199,12 +230,20 @@ impl Gate {
         }
     }
 
-    /// Events of the oldest epoch were lost with their context: what was paid stays paid.
+    /// The oldest closed epoch cannot be measured: what was paid for it stays paid.
     pub fn lose(&mut self, now: u64, share: &Share<'_>) {
-        if self.flight.pop_front().is_some() && self.is_empty() {
+        let Some(epoch) = self.flight.pop_front() else { return };
+        self.estimates.lost(&epoch.last);
+        // What nobody ever measured is not charged as if it had filled all that was waited for.
+        let passed = now.saturating_sub(epoch.opened.max(self.ended));
+        let used = if epoch.unknown { epoch.paid.min(passed) } else { epoch.paid };
+        share.tenant.credit(signed(epoch.paid.saturating_sub(used)));
+        share.tenant.account.charged.fetch_add(used, Ordering::AcqRel);
+        if self.is_empty() {
             share.tenant.set_busy(self.slot, None);
             share.tenant.activity.changed.store(now, Ordering::Release);
             self.idle_since = Some(now);
+            self.ring |= share.lease.turn(now) == Turn::Denied;
         }
     }
 
@@ -255,7 +294,10 @@ impl Gate {
         let began = front.opened.max(self.ended);
         let sum = self.flight.iter().chain(&self.open).fold(0u64, |sum, e| sum.saturating_add(e.estimate));
         let left = sum.saturating_sub(now.saturating_sub(began)).max(front.overdue(began, now));
-        let left = if front.unknown { bound } else { left };
+        if front.unknown {
+            // As patient as it has been so far.
+            return Some((now.saturating_sub(began) / 4).clamp(POLL_LEAST, tuning::POLL));
+        }
         let low = tuning::FLIGHT_LOW.min(bound / 2);
         if let Some(most) = self.estimates.trial(key) {
             let alike = self.flight.iter().chain(&self.open).filter(|e| e.key == Some(*key));

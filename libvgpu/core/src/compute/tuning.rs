@@ -25,6 +25,12 @@ pub const EPOCH_IDLE: u64 = 150 * US;
 /// After so many measured launches a kind's estimate is trusted. Without it a function with two lengths, short at first
 /// sight, once had 0.8 s of work in flight.
 pub const TRIAL: u32 = 16;
+/// Kinds a process remembers. A program with more (shapes that never come again) starts over: 6 MB are enough.
+pub const KINDS: usize = 65_536;
+/// Launches of a kind that are measured one by one after an epoch of it was lost, at first.
+pub const WATCHED_MIN: u32 = 16;
+/// The same once it keeps happening: one launch in so many is charged by estimate alone.
+pub const WATCHED_MAX: u32 = 1_024;
 /// Weight of a new measurement in an estimate, as one part in so many.
 pub const LEARNING: u64 = 5;
 

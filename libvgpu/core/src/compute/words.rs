@@ -33,6 +33,8 @@ use super::tuning;
 
 /// Processes of a share at once.
 pub const SLOTS: usize = 512;
+/// Where in [`Tenant`] the GPU nanoseconds charged so far stand.
+pub const CHARGED: usize = 24;
 /// Changes of the neighbours that are remembered.
 pub const STEPS: usize = 32;
 
@@ -195,6 +197,17 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Of a GPU nobody arbitrates.
+    pub const fn open() -> Self {
+        Self {
+            turn: AtomicU32::new(0),
+            outranked: AtomicU32::new(0),
+            heartbeat: AtomicU64::new(0),
+            written: AtomicU32::new(0),
+            steps: [const { AtomicU64::new(0) }; STEPS],
+        }
+    }
+
     /// The share's turn; [`Turn::Open`] if the arbiter has gone.
     pub fn turn(&self, now: u64) -> Turn {
         let beaten = self.heartbeat.load(Ordering::Acquire);
@@ -247,10 +260,12 @@ impl Lease {
     }
 
     /// The part of [from, to) that belongs to a share with `own` busy contexts: contexts take turns, so each has its part
-    /// of the time in which others are busy too.
+    /// of the time in which others are busy too. Where nobody has said how many those are, all of it is the share's.
     pub fn own_part(&self, from: u64, to: u64, own: u32) -> u64 {
         let written = self.written.load(Ordering::Acquire);
-        let (mut end, mut sum) = (to, 0u64);
+        // An arbiter that has gone says nothing of the time after it.
+        let told = self.heartbeat.load(Ordering::Acquire).saturating_add(tuning::HEARTBEAT).clamp(from, to);
+        let (mut end, mut sum) = (told, to.saturating_sub(told));
         // Latest first. What is older than the ring is taken for the share's own.
         for back in 1..=STEPS as u32 {
             let Some(step) = self.step(written.wrapping_sub(back)).filter(|s| *s != 0) else { break };
@@ -279,7 +294,7 @@ mod tests {
     #[test]
     fn the_words_are_the_tables_above() {
         assert_eq!((offset_of!(Account, refilled), offset_of!(Account, covered)), (8, 16));
-        assert_eq!((offset_of!(Account, charged), offset_of!(Tenant, activity)), (24, 64));
+        assert_eq!((offset_of!(Account, charged), offset_of!(Tenant, activity)), (CHARGED, 64));
         assert_eq!((offset_of!(Tenant, busy), offset_of!(Tenant, waiting)), (128, 192));
         assert_eq!((offset_of!(Tenant, blocked), offset_of!(Tenant, since)), (256, 320));
         assert_eq!(size_of::<Tenant>(), 320 + 8 * SLOTS);
@@ -306,6 +321,14 @@ mod tests {
         assert_eq!(lease.own_part(500_000, 2_500_000, 1), 500_000 + 250_000 + 500_000);
         assert_eq!(lease.own_part(1_200_000, 1_600_000, 1), 100_000);
         assert_eq!(lease.own_part(2_000_000, 2_600_000, 1), 600_000);
+    }
+
+    #[test]
+    fn neighbours_are_forgotten_with_the_arbiter_that_counted_them() {
+        let lease = Lease::default();
+        lease.publish(1_000_000, Turn::Held, false, 1);
+        let gone = 1_000_000 + tuning::HEARTBEAT;
+        assert_eq!(lease.own_part(gone - 1_000_000, gone + 1_000_000, 1), 500_000 + 1_000_000);
     }
 
     #[test]

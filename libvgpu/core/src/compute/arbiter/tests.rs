@@ -44,11 +44,21 @@ fn of_two_that_are_at_it_one_goes_on_and_the_other_knows_of_it() {
 fn a_turn_ends_when_it_is_used_up_and_the_work_in_flight_is_waited_for() {
     let mut arbiter = Arbiter::default();
     assert_eq!(turns(&mut arbiter, NOW, &[working(50), asking(50)]), [Held, Denied]);
-    let used = View { charged: 20 * MS, ..working(50) };
-    assert_eq!(turns(&mut arbiter, NOW + 19 * MS, &[used, asking(50)]), [Held, Denied]);
-    assert_eq!(turns(&mut arbiter, NOW + 20 * MS, &[used, asking(50)]), [Denied, Denied]);
-    let drained = View { busy: 0, ..used };
-    assert_eq!(turns(&mut arbiter, NOW + 21 * MS, &[drained, asking(50)]), [Denied, Held]);
+    // The other was charged for what it had in flight before, and is hardly behind.
+    let (used, waits) = (View { charged: 20 * MS, ..working(50) }, View { charged: 16 * MS, ..asking(50) });
+    assert_eq!(turns(&mut arbiter, NOW + 19 * MS, &[used, waits]), [Held, Denied]);
+    assert_eq!(turns(&mut arbiter, NOW + 20 * MS, &[used, waits]), [Denied, Denied]);
+    let drained = View { busy: 0, changed: NOW + 21 * MS, ..used };
+    assert_eq!(turns(&mut arbiter, NOW + 21 * MS, &[drained, waits]), [Denied, Held]);
+}
+
+#[test]
+fn a_turn_is_short_while_somebody_is_clearly_behind() {
+    let mut arbiter = Arbiter::default();
+    turns(&mut arbiter, NOW, &[working(50), asking(50)]);
+    let used = |ms| View { charged: ms * MS, ..working(50) };
+    assert_eq!(turns(&mut arbiter, NOW + 5 * MS, &[used(5), asking(50)]), [Held, Denied]);
+    assert_eq!(turns(&mut arbiter, NOW + 6 * MS, &[used(6), asking(50)]), [Denied, Denied]);
 }
 
 #[test]

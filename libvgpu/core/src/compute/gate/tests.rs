@@ -169,3 +169,45 @@ fn an_epoch_without_launches_is_closed() {
     gate.harvest(3 * MS, &bench.share(), 2 * MS, 2 * MS + 10 * US);
     assert!(bench.tenant.is_idle());
 }
+
+#[test]
+fn launches_of_an_open_epoch_write_nothing_that_is_shared() {
+    let bench = Bench::capped(50);
+    let mut gate = bench.taught(MS, 10 * US);
+    let now = 100 * MS;
+    assert_eq!(bench.launch(&mut gate, now, &KEY), Verdict::Launch);
+    let words = |tenant: &Tenant| format!("{tenant:?}");
+    let before = words(&bench.tenant);
+    for n in 1..20 {
+        assert_eq!(bench.launch(&mut gate, now + n * 3 * US, &KEY), Verdict::Launch);
+    }
+    assert_eq!(words(&bench.tenant), before);
+}
+
+#[test]
+fn what_is_left_of_the_credit_is_not_granted_twice() {
+    let bench = Bench::capped(50);
+    let mut gate = bench.taught(1_000 * MS, 10 * US);
+    bench.tenant.balance(1_001 * MS, bench.terms, false);
+    bench.tenant.credit(45 * US as i64 - bench.tenant.balance(1_001 * MS, bench.terms, false));
+    let granted =
+        (0..100).take_while(|_| bench.launch(&mut gate, 1_001 * MS, &KEY) == Verdict::Launch).count();
+    // As long as there is any credit: the last one goes into debt.
+    assert_eq!(granted, 5);
+}
+
+#[test]
+fn an_epoch_that_is_lost_stays_paid_and_its_kind_is_measured_by_itself() {
+    let bench = Bench::capped(50);
+    let mut gate = bench.taught(MS, 10 * US);
+    bench.launch(&mut gate, 2 * MS, &KEY);
+    assert!(!gate.is_done(2 * MS + 9 * US));
+    assert!(gate.is_done(2 * MS + 10 * US));
+    let before = bench.tenant.balance(3 * MS, bench.terms, false);
+    assert!(gate.close(&bench.share()));
+    gate.lose(3 * MS, &bench.share());
+    assert_eq!(bench.tenant.balance(3 * MS, bench.terms, false), before - 10_000);
+    assert!(gate.is_empty() && bench.tenant.is_idle());
+    bench.launch(&mut gate, 4 * MS, &KEY);
+    assert_eq!(gate.in_flight(), 1, "its epoch ends with it");
+}
