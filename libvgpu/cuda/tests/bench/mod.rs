@@ -41,6 +41,19 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new() -> anyhow::Result<Self> {
+        Self::of("T4x1")
+    }
+
+    /// One in virtual time: it takes as long as its tenants compute, and what comes of it does not depend on the machine.
+    pub(crate) fn in_virtual_time(participants: u32) -> anyhow::Result<Self> {
+        let description =
+            format!("gpus: [{{model: T4}}]\ntime: {{mode: virtual, participants: {participants}}}");
+        let file = tempfile::NamedTempFile::new()?;
+        fs::write(file.path(), description)?;
+        Self::of(file.path().to_str().context("a path in UTF-8")?)
+    }
+
+    fn of(gpus: &str) -> anyhow::Result<Self> {
         let mut artifacts = std::env::current_exe()?;
         artifacts.pop();
         artifacts.pop();
@@ -48,7 +61,7 @@ impl Bench {
         // Tenants of other users look in.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
         let root = folder.path().join("root");
-        fake_gpu::install::install(&root, &root, "bench", "T4x1", &artifacts)?;
+        fake_gpu::install::install(&root, &root, "bench", gpus, &artifacts)?;
         for (shim, name, real) in [
             ("libvgpu_cuda_shim.so", "libcuda.so.1", "libcuda-real.so"),
             ("libvgpu_nvml_shim.so", "libnvidia-ml.so.1", "libnvidia-ml-real.so"),
@@ -106,6 +119,19 @@ impl Bench {
     pub(crate) fn json(&self, args: &[&str]) -> anyhow::Result<Value> {
         let text = self.run("vgpu-workload", args)?;
         serde_json::from_str(text.trim()).with_context(|| format!("{args:?} printed {text:?}"))
+    }
+
+    /// Starts `vgpu-workload` as a tenant that goes by the GPU's clock. Of those due at once the lowest rank goes first.
+    pub(crate) fn start_by_its_clock(&self, rank: u32, args: &[&str]) -> anyhow::Result<Child> {
+        let environment = [
+            format!("FAKE_GPU_RANK={rank}"),
+            format!("FAKE_GPU_FILE={}", self.folder.path().join("root/gpus").display()),
+            format!("LD_PRELOAD={}", self.artifacts.join("libfake_time.so").display()),
+        ];
+        let wrapper: Vec<&str> =
+            std::iter::once("env").chain(environment.iter().map(String::as_str)).collect();
+        let program = self.artifacts.join("vgpu-workload");
+        self.command(&wrapper, &program, args).spawn().context("cannot start unshare")
     }
 
     pub(crate) fn gpus(&self) -> anyhow::Result<fake_gpu::Gpus> {
