@@ -142,8 +142,7 @@ impl Metering {
         let Some(open) = &self.open else { return };
         let is_same = open.lane == lane && open.index == index;
         let may_be_dry = self.gates.get(open.index).is_some_and(|gate| gate.is_done(now));
-        // SAFETY: the stream of the launch about to be made.
-        if !is_same || (may_be_dry && unsafe { real::stream_query(lane.stream) } == SUCCESS) {
+        if !is_same || (may_be_dry && is_idle(lane)) {
             self.close(device, State::Lost);
         }
     }
@@ -203,8 +202,7 @@ impl Metering {
     fn start(&mut self, index: usize, lane: Lane) -> Option<u64> {
         // On a busy stream the first event waits for what is before it and the pair holds the kernels alone. On an idle one
         // it is reached at once, and the pair also holds the way from one call to the next.
-        // SAFETY: the stream of the launch about to be made.
-        let is_idle = !self.is_busy() && unsafe { real::stream_query(lane.stream) } == SUCCESS;
+        let is_idle = !self.is_busy() && is_idle(lane);
         let recorded = now();
         let events = self.take_events(lane.context).filter(|(start, _)| {
             // SAFETY: an event of the current context, and the stream of the launch about to be made.
@@ -351,6 +349,12 @@ impl Metering {
             unsafe { real::event_destroy(event) };
         }
     }
+}
+
+/// Whether the stream of the launch about to be made has no work.
+fn is_idle(lane: Lane) -> bool {
+    // SAFETY: the caller has that stream's launch in hand.
+    relaxed(|| unsafe { real::stream_query(lane.stream) }) == SUCCESS
 }
 
 /// Nanoseconds from one event to another; negative if the other was reached first.

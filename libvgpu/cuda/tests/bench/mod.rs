@@ -121,15 +121,20 @@ impl Bench {
         serde_json::from_str(text.trim()).with_context(|| format!("{args:?} printed {text:?}"))
     }
 
-    /// Starts `vgpu-workload` as a tenant that goes by the GPU's clock. Of those due at once the lowest rank goes first.
-    pub(crate) fn start_by_its_clock(&self, rank: u32, args: &[&str]) -> anyhow::Result<Child> {
-        let environment = [
+    /// Wrapper of a tenant that goes by the GPU's clock. Of those due at once the lowest rank goes first.
+    pub(crate) fn clock(&self, rank: u32) -> [String; 4] {
+        [
+            "env".into(),
             format!("FAKE_GPU_RANK={rank}"),
             format!("FAKE_GPU_FILE={}", self.folder.path().join("root/gpus").display()),
             format!("LD_PRELOAD={}", self.artifacts.join("libfake_time.so").display()),
-        ];
-        let wrapper: Vec<&str> =
-            std::iter::once("env").chain(environment.iter().map(String::as_str)).collect();
+        ]
+    }
+
+    /// Starts `vgpu-workload` as such a tenant.
+    pub(crate) fn start_by_its_clock(&self, rank: u32, args: &[&str]) -> anyhow::Result<Child> {
+        let clock = self.clock(rank);
+        let wrapper: Vec<&str> = clock.iter().map(String::as_str).collect();
         let program = self.artifacts.join("vgpu-workload");
         self.command(&wrapper, &program, args).spawn().context("cannot start unshare")
     }
