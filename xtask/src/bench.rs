@@ -80,12 +80,12 @@ fn measure(name: &str, package: &str) -> anyhow::Result<Map<String, Value>> {
 
 fn print_table(metrics: &Map<String, Value>) {
     let number = |v: &Value| v.as_f64().map_or_else(|| "-".to_owned(), |n| format!("{n:.3}"));
-    println!("{:<40} {:>14} {:>14} {:>14}  {:<8} ok", "metric", "value", "baseline", "goal", "unit");
+    println!("{:<52} {:>14} {:>14} {:>14}  {:<8} ok", "metric", "value", "baseline", "goal", "unit");
     for (name, m) in metrics {
         let ok = m["ok"].as_bool().map_or("-", |ok| if ok { "yes" } else { "NO" });
         let unit = m["unit"].as_str().unwrap_or_default();
         println!(
-            "{name:<40} {:>14} {:>14} {:>14}  {unit:<8} {ok}",
+            "{name:<52} {:>14} {:>14} {:>14}  {unit:<8} {ok}",
             number(&m["value"]),
             number(&m["baseline"]),
             number(&m["goal"])
