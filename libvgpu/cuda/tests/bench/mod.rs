@@ -77,7 +77,18 @@ impl Bench {
     }
 
     pub(crate) fn share(&self, name: &str, memory: u64, cores: u32) -> anyhow::Result<PathBuf> {
-        let folder = self.folder.path().join("shares").join(&self.uuid).join(name);
+        self.share_of("shares", name, memory, cores)
+    }
+
+    /// A share that is in another container than the others.
+    pub(crate) fn share_of(
+        &self,
+        container: &str,
+        name: &str,
+        memory: u64,
+        cores: u32,
+    ) -> anyhow::Result<PathBuf> {
+        let folder = self.folder.path().join(container).join(&self.uuid).join(name);
         fs::create_dir_all(&folder)?;
         let limits = vgpu_core::limits::Limits { memory, cores, overhead: 0 };
         fs::write(folder.join("limits"), vgpu_core::limits::encode(&limits))?;
@@ -93,7 +104,11 @@ impl Bench {
 
     /// A tenant; `wrapper` is a command that starts it.
     pub(crate) fn command(&self, wrapper: &[&str], program: &Path, args: &[&str]) -> Command {
-        let shares = self.folder.path().join("shares");
+        self.command_in("shares", wrapper, program, args)
+    }
+
+    fn command_in(&self, container: &str, wrapper: &[&str], program: &Path, args: &[&str]) -> Command {
+        let shares = self.folder.path().join(container);
         let script = "mount -t tmpfs tmpfs /run && mkdir /run/vgpu-dra && mount --bind \"$0\" /run/vgpu-dra && exec \"$@\"";
         let mut command = Command::new("unshare");
         command
@@ -133,10 +148,20 @@ impl Bench {
 
     /// Starts `vgpu-workload` as such a tenant.
     pub(crate) fn start_by_its_clock(&self, rank: u32, args: &[&str]) -> anyhow::Result<Child> {
+        self.start_by_its_clock_in("shares", rank, args)
+    }
+
+    /// The same in another container.
+    pub(crate) fn start_by_its_clock_in(
+        &self,
+        container: &str,
+        rank: u32,
+        args: &[&str],
+    ) -> anyhow::Result<Child> {
         let clock = self.clock(rank);
         let wrapper: Vec<&str> = clock.iter().map(String::as_str).collect();
         let program = self.artifacts.join("vgpu-workload");
-        self.command(&wrapper, &program, args).spawn().context("cannot start unshare")
+        self.command_in(container, &wrapper, &program, args).spawn().context("cannot start unshare")
     }
 
     pub(crate) fn gpus(&self) -> anyhow::Result<fake_gpu::Gpus> {
