@@ -13,13 +13,14 @@ use serde_json::{Map, Value};
 use crate::cargo;
 
 /// Every bench: name, package, what it measures.
-const BENCHES: [(&str, &str, &str); 2] = [
+const BENCHES: [(&str, &str, &str); 3] = [
     ("allocator", "vgpu-allocator", "time of one placement decision, memory per GPU"),
     (
         "prepare",
         "vgpu-kubelet-plugin",
         "time of preparing and unpreparing a claim on a node, without the API read",
     ),
+    ("metering", "vgpu-sim", "GPU time tenants get on a simulated GPU, beside HAMi-core's method"),
 ];
 
 #[derive(clap::Args)]
@@ -79,12 +80,12 @@ fn measure(name: &str, package: &str) -> anyhow::Result<Map<String, Value>> {
 
 fn print_table(metrics: &Map<String, Value>) {
     let number = |v: &Value| v.as_f64().map_or_else(|| "-".to_owned(), |n| format!("{n:.3}"));
-    println!("{:<40} {:>14} {:>14} {:>14}  {:<8} ok", "metric", "value", "baseline", "goal", "unit");
+    println!("{:<52} {:>14} {:>14} {:>14}  {:<8} ok", "metric", "value", "baseline", "goal", "unit");
     for (name, m) in metrics {
         let ok = m["ok"].as_bool().map_or("-", |ok| if ok { "yes" } else { "NO" });
         let unit = m["unit"].as_str().unwrap_or_default();
         println!(
-            "{name:<40} {:>14} {:>14} {:>14}  {unit:<8} {ok}",
+            "{name:<52} {:>14} {:>14} {:>14}  {unit:<8} {ok}",
             number(&m["value"]),
             number(&m["baseline"]),
             number(&m["goal"])
