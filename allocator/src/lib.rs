@@ -10,12 +10,19 @@
 
 mod cluster;
 mod demand;
+mod exhaustive;
 mod fill;
+mod fragmentation;
+mod index;
+mod mix;
 mod placement;
 mod plan;
 mod policy;
+mod refusal;
+mod summary;
 
 pub use cluster::{Cluster, Gpu, GpuState, Node, Overcommitted, Room, Share};
-pub use demand::{Demand, MemoryAsk, NodeExclusion, Request, Shapes};
+pub use demand::{Demand, Exclusions, MemoryAsk, NodeExclusion, Request, Shapes};
+pub use mix::Mix;
 pub use placement::{GpuReason, NodeReason, PlacedShare, Placement, Refusal, Score};
 pub use policy::{POLICIES, Policy};

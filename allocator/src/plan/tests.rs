@@ -3,12 +3,12 @@
 //! is words: `memory=8` (GiB), `percent=50`, `all`, `cores=30`, `count=2`, `node=Spread`, `gpu=Spread`, `shape=2`,
 //! `cpu=500`, `on=node-a`; `+` begins another request of the same container, `/` one of another container.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
 use crate::{
-    Cluster, Demand, Gpu, GpuState, MemoryAsk, Node, NodeExclusion, Policy, Request, Room, Shapes, Share,
+    Cluster, Demand, Exclusions, Gpu, GpuState, MemoryAsk, Node, NodeExclusion, Policy, Request, Room, Shapes, Share,
 };
 
 const GIB: u64 = 1 << 30;
@@ -17,7 +17,7 @@ fn cluster(text: &str) -> Cluster {
     let mut cluster = Cluster::default();
     for line in text.lines().map(str::trim).filter(|l| !l.is_empty()) {
         let (name, gpus) = line.split_once(':').unwrap();
-        let mut node = Node { room: Room { cpu_milli: 4000, memory: 64 * GIB, pods: 10 }, gpus: vec![] };
+        let mut node = Node { room: Room { cpu_milli: 4000, memory: 64 * GIB, pods: 10 }, gpus: vec![], class: 0 };
         let mut shares = vec![];
         for gpu in gpus.split(',').map(str::trim).filter(|g| !g.is_empty()) {
             let mut words = gpu.split_whitespace();
@@ -58,7 +58,7 @@ fn demand(text: &str) -> Demand {
         requests: vec![],
         node_policy: Policy::Binpack,
         only_node: None,
-        excluded: BTreeMap::new(),
+        excluded: Exclusions::default(),
     };
     let mut container = 0;
     for part in text.replace('/', " + / ").split('+').map(str::trim).filter(|p| !p.is_empty()) {
@@ -84,7 +84,7 @@ fn demand(text: &str) -> Demand {
                 ("node", p) => demand.node_policy = policy(p),
                 ("cpu", n) => demand.room.cpu_milli = n.parse().unwrap(),
                 ("on", n) => demand.only_node = Some(n.into()),
-                ("without", n) => drop(demand.excluded.insert(n.into(), NodeExclusion("NotReady".into()))),
+                ("without", n) => drop(demand.excluded.nodes.insert(n.into(), NodeExclusion("NotReady".into()))),
                 ("all", _) => {}
                 other => panic!("{other:?}"),
             }
