@@ -244,7 +244,12 @@ impl Fragmentation {
     }
 
     /// The best node; ties go to the first by name.
-    pub(crate) fn best_node(&mut self, cluster: &Cluster, index: &Index, demand: &Demand) -> Option<Arc<str>> {
+    pub(crate) fn best_node(
+        &mut self,
+        cluster: &Cluster,
+        index: &Index,
+        demand: &Demand,
+    ) -> Option<Arc<str>> {
         let blank = |r: &Request| Request { claim: String::new(), name: String::new(), ..r.clone() };
         let key = (demand.room, demand.requests.iter().map(blank).collect());
         let mut table = self.tables.remove(&key).unwrap_or(Table { scores: Vec::new(), seen: 0, used: 0 });
@@ -287,9 +292,5 @@ impl Fragmentation {
 }
 
 fn shell_of(node: &Node, gpus: &Arc<Gpus>) -> Shell {
-    Shell {
-        gpus: gpus.clone(),
-        cpu_milli: node.room.cpu_milli / 1000 * 1000,
-        memory: node.room.memory >> 30,
-    }
+    Shell { gpus: gpus.clone(), cpu_milli: node.room.cpu_milli / 1000 * 1000, memory: node.room.memory >> 30 }
 }

@@ -82,7 +82,8 @@ impl Mix {
         self.recent = (self.recent.0 * 0.999 + 1.0, self.recent.1 * 0.999);
         let Some(spec) = Spec::of(demand) else { return };
         self.arrivals += 1;
-        self.unit = if self.unit == 0.0 { 1.0 } else { self.unit * (1.0 + std::f64::consts::LN_2 / HALF_LIFE) };
+        self.unit =
+            if self.unit == 0.0 { 1.0 } else { self.unit * (1.0 + std::f64::consts::LN_2 / HALF_LIFE) };
         *self.weights.entry(spec).or_default() += self.unit;
         if self.weights.len() > SPECS {
             let least = self.weights.iter().min_by(|a, b| a.1.total_cmp(b.1)).map(|(s, _)| s.clone());
@@ -99,11 +100,11 @@ impl Mix {
         self.recent.1 += 1.0;
     }
 
-    /// Draws anew if enough has arrived since. Costs under a millisecond; [`crate::Cluster::learn`] takes it over.
-    pub fn draw(&mut self) {
+    /// Draws anew if enough has arrived since, and says whether it did. Costs under a millisecond; [`crate::Cluster::learn`] takes it over.
+    pub fn draw(&mut self) -> bool {
         let since = self.arrivals - self.drawn_at;
         if self.arrivals < FIRST || (self.drawn_at > 0 && since < (self.drawn_at / 2).min(LATER)) {
-            return;
+            return false;
         }
         self.drawn_at = self.arrivals;
         let specs: Vec<(Spec, f64)> = self.weights.iter().map(|(s, w)| (s.clone(), *w / self.unit)).collect();
@@ -129,6 +130,7 @@ impl Mix {
         let has_cores = specs.iter().any(|(s, _)| s.cores > 0);
         let churn = if self.recent.0 > 0.0 { (self.recent.1 / self.recent.0).min(1.0) } else { 0.0 };
         self.drawn = Arc::new(Drawn { specs, sequences, has_cores, churn });
+        true
     }
 
     pub(crate) fn drawn(&self) -> &Arc<Drawn> {

@@ -71,10 +71,7 @@ impl Needs {
             let known = kind.key.is_even() || matches!(request.memory, MemoryAsk::Bytes(_));
             takes = takes.filter(|_| known).map(|(memory, cores)| {
                 let count = u64::from(request.count);
-                (
-                    memory.saturating_add(least.saturating_mul(count)),
-                    cores + u64::from(request.cores) * count,
-                )
+                (memory.saturating_add(least.saturating_mul(count)), cores + u64::from(request.cores) * count)
             });
             let bit = kind.scale.bit(least, request.cores);
             parts.push(Part { count: request.count, memory, cores: request.cores.into(), bit });
@@ -114,8 +111,9 @@ impl Cluster {
         let mut derived = self.derived();
         let derived = &mut *derived;
         let is_learnt = derived.fragmentation.is_learnt();
-        let chosen = (demand.node_policy == Policy::LeastFragmentation && is_learnt && demand.only_node.is_none())
-            .then(|| derived.fragmentation.best_node(self, &derived.index, demand));
+        let chosen =
+            (demand.node_policy == Policy::LeastFragmentation && is_learnt && demand.only_node.is_none())
+                .then(|| derived.fragmentation.best_node(self, &derived.index, demand));
         let mut trial = Trial { cluster: self, demand, fragmentation: &derived.fragmentation, last: None };
         let best = if let Some(only) = &demand.only_node {
             trial.only(only)
@@ -199,7 +197,9 @@ impl Trial<'_> {
         let is_named = |seat: &Seat| demand.excluded.nodes.contains_key(&*seat.key.name);
         if needs.takes.is_none() {
             let below = |key: &Key| done.is_some_and(|d| key <= d);
-            return kind.first(below, may, |s| !is_named(s) && self.attempt(&s.key.name)).map(|s| s.key.clone());
+            return kind
+                .first(below, may, |s| !is_named(s) && self.attempt(&s.key.name))
+                .map(|s| s.key.clone());
         }
         // Rounding moves a score by at most one part per million, so one level later everything is worse for good.
         let worst = best.as_ref().map(|(_, b)| i64::from(b.fullness.used.0));

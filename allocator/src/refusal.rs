@@ -113,9 +113,9 @@ impl Refusal {
         use std::cmp::Reverse;
         match reason {
             GpuReason::InsufficientMemory => {
-                let (free, Reverse(asked)) = self
-                    .memory
-                    .map_or((free.0, Reverse(asked.0)), |(f, a)| (f, Reverse(a)).max((free.0, Reverse(asked.0))));
+                let (free, Reverse(asked)) = self.memory.map_or((free.0, Reverse(asked.0)), |(f, a)| {
+                    (f, Reverse(a)).max((free.0, Reverse(asked.0)))
+                });
                 self.memory = Some((free, asked));
             }
             GpuReason::InsufficientCores => {

@@ -62,7 +62,8 @@ impl Scale {
     /// Cell of an amount, rounded down.
     fn cell(self, memory: u64, cores: u32) -> (u64, u64) {
         let step = |amount: u64, whole: u64| {
-            (u128::from(amount) * u128::from(STEPS) / u128::from(whole.max(1))).min(u128::from(STEPS) - 1) as u64
+            (u128::from(amount) * u128::from(STEPS) / u128::from(whole.max(1))).min(u128::from(STEPS) - 1)
+                as u64
         };
         (step(memory, self.memory), step(cores.into(), self.cores.into()))
     }
@@ -90,7 +91,8 @@ impl Summary {
     };
 
     pub(crate) fn of(node: &Node, taken: Option<&NodeTaken>, scale: Scale) -> Self {
-        let mut sum = Self { nodes: u32::from(!node.gpus.is_empty()), gpus: node.gpus.len() as u32, ..Self::NONE };
+        let mut sum =
+            Self { nodes: u32::from(!node.gpus.is_empty()), gpus: node.gpus.len() as u32, ..Self::NONE };
         let (cpu, memory, pods) = free_room(node, taken);
         sum.cpu.add(cpu);
         sum.memory.add(memory);

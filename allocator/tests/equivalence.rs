@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use vgpu_allocator::{
-    Cluster, Demand, Exclusions, Gpu, GpuState, MemoryAsk, Mix, Node, NodeExclusion, POLICIES, Policy, Request,
-    Room, Shapes, Share,
+    Cluster, Demand, Exclusions, Gpu, GpuState, MemoryAsk, Mix, Node, NodeExclusion, POLICIES, Policy,
+    Request, Room, Shapes, Share,
 };
 
 const GIB: u64 = 1 << 30;
@@ -43,7 +43,13 @@ fn node() -> impl Strategy<Value = Node> {
         };
         (0..n).map(gpu).collect::<Vec<_>>()
     });
-    let odd = (0..3u32, prop_oneof![Just(7u64), Just(16), Just(40)], prop_oneof![Just(100u32), Just(150)], 1..4u32, state);
+    let odd = (
+        0..3u32,
+        prop_oneof![Just(7u64), Just(16), Just(40)],
+        prop_oneof![Just(100u32), Just(150)],
+        1..4u32,
+        state,
+    );
     let mixed = proptest::collection::vec(odd, 0..5).prop_map(|gpus| {
         let gpu = |(i, (shape, memory, cores, shares, state)): (usize, (u32, u64, u32, u32, GpuState))| Gpu {
             name: format!("gpu-{i}"),
@@ -98,7 +104,8 @@ fn demand() -> impl Strategy<Value = Demand> {
     ];
     let room = (0..3u64, 0..9u64, 0..2u32);
     let only = proptest::option::weighted(0.1, 0..NODES);
-    let classes = prop_oneof![3 => Just(BTreeSet::new()), 1 => proptest::collection::btree_set(0..3u32, 0..3)];
+    let classes =
+        prop_oneof![3 => Just(BTreeSet::new()), 1 => proptest::collection::btree_set(0..3u32, 0..3)];
     let nodes = prop_oneof![3 => Just(BTreeSet::new()), 1 => proptest::collection::btree_set(0..NODES, 0..9)];
     (room, requests, policy(), only, classes, nodes).prop_map(
         |((cpu, memory, pods), requests, node_policy, only, classes, nodes)| {
@@ -118,7 +125,11 @@ fn demand() -> impl Strategy<Value = Demand> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let room = (0..4u64, 0..9u64).prop_map(|(cpu, memory)| Room { cpu_milli: cpu * 500, memory: memory * GIB, pods: 1 });
+    let room = (0..4u64, 0..9u64).prop_map(|(cpu, memory)| Room {
+        cpu_milli: cpu * 500,
+        memory: memory * GIB,
+        pods: 1,
+    });
     prop_oneof![
         4 => (0..NODES, node()).prop_map(|(n, node)| Step::Node(n, node)),
         1 => (0..NODES).prop_map(Step::Leave),

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Node as KubeNode, NodeSelector, Pod};
 use k8s_openapi::api::resource::v1::{DeviceRequestAllocationResult, ResourceClaim};
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
-use vgpu_allocator::{Cluster, Node, NodeExclusion, Share};
+use vgpu_allocator::{Cluster, Exclusions, Node, Share};
 use vgpu_api::Quantity;
 use vgpu_api::names::{CORES, DRIVER, MEMORY, pool_node};
 
@@ -21,6 +21,8 @@ pub struct Model {
     pub cluster: Cluster,
     /// GPUs by what selectors see of them.
     pub shapes: Shapes,
+    /// A node of each class: pods that name no node find the others of it alike.
+    pub classes: Vec<Arc<KubeNode>>,
     /// Nodes by name.
     pub nodes: BTreeMap<String, Arc<KubeNode>>,
     /// Claims by UID.
@@ -87,9 +89,14 @@ impl Model {
         let mut cluster = Cluster::default();
         let nodes: BTreeMap<String, Arc<KubeNode>> =
             stores.nodes.state().into_iter().map(|n| (n.name_any(), n)).collect();
+        let (mut classes, mut known) = (Vec::new(), HashMap::new());
         for (name, found) in &nodes {
             let gpus = gpus.remove(name).unwrap_or_default();
-            cluster.set_node(name, Node { room: node::room(found), gpus });
+            let class = *known.entry(node::traits(found)).or_insert_with(|| {
+                classes.push(found.clone());
+                classes.len() as u32 - 1
+            });
+            cluster.set_node(name, Node { room: node::room(found), gpus, class });
         }
         let mut claims = HashMap::new();
         for claim in stores.claims.state() {
@@ -114,15 +121,18 @@ impl Model {
                 users.entry((namespace.clone(), claim)).or_default().push(found.clone());
             }
         }
-        Self { cluster, shapes, nodes, claims, users }
+        Self { cluster, shapes, classes, nodes, claims, users }
     }
 
     /// Nodes a pod may not go to, and why.
-    pub fn excluded(&self, pod: &Pod, volumes: &[NodeSelector]) -> BTreeMap<String, NodeExclusion> {
-        let reason = |(name, node): (&String, &Arc<KubeNode>)| {
-            node::exclusion(node, pod, volumes).map(|reason| (name.clone(), reason))
-        };
-        self.nodes.iter().filter_map(reason).collect()
+    pub fn excluded(&self, pod: &Pod, volumes: &[NodeSelector]) -> Exclusions {
+        let reason = |node: &KubeNode| node::exclusion(node, pod, volumes);
+        if node::asks_for_names(pod, volumes) {
+            let nodes = self.nodes.iter().filter_map(|(name, node)| Some((name.clone(), reason(node)?)));
+            return Exclusions { nodes: nodes.collect(), ..Exclusions::default() };
+        }
+        let classes = (0..).zip(&self.classes).filter_map(|(class, node)| Some((class, reason(node)?)));
+        Exclusions { classes: classes.collect(), ..Exclusions::default() }
     }
 }
 

@@ -16,7 +16,7 @@ use kube::{Client, ResourceExt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use vgpu_allocator::{Demand, MemoryAsk, NodeExclusion, Placement as Placed, Request, Share};
+use vgpu_allocator::{Demand, MemoryAsk, Mix, NodeExclusion, Placement as Placed, Request, Share};
 use vgpu_api::{Placement, Policy};
 
 use crate::allocation::{self, Grant};
@@ -52,6 +52,10 @@ pub struct Planner {
     /// What claims (UIDs) were promised and their watch has not shown yet.
     promised: BTreeMap<String, Promise>,
     upkeep: upkeep::Upkeep,
+    /// What pods asked for so far.
+    mix: Mix,
+    /// Pods (UIDs) the mix has counted.
+    counted: HashSet<String>,
 }
 
 /// Shares written, or being written, to a claim.
@@ -118,6 +122,8 @@ impl Planner {
             writing: HashSet::new(),
             promised: BTreeMap::new(),
             upkeep: upkeep::Upkeep::default(),
+            mix: Mix::default(),
+            counted: HashSet::new(),
             selectors: Selectors::default(),
             defaults,
         }
@@ -235,6 +241,8 @@ impl Planner {
             }
         }
         self.writer.metrics.waiting.set(waiting.len() as i64);
+        self.mix.draw();
+        model.cluster.learn(&self.mix);
         for found in waiting {
             self.plan(&mut model, found, &ours, now);
         }
@@ -243,6 +251,9 @@ impl Planner {
         let alive: HashSet<String> =
             pods.iter().filter_map(|p| p.uid()).chain(model.claims.keys().cloned()).collect();
         self.upkeep.keep_only(&alive);
+        let counted = self.counted.len();
+        self.counted.retain(|uid| alive.contains(uid));
+        (self.counted.len()..counted).for_each(|_| self.mix.departed());
         let nodes: HashSet<String> = self.stores.gpu_nodes.state().iter().filter_map(|n| n.uid()).collect();
         self.writer.events.keep_only(&|uid| alive.contains(uid) || nodes.contains(uid));
     }
@@ -361,6 +372,9 @@ impl Planner {
             Ok(found) => found,
             Err((claim, invalid)) => return self.say_invalid(pod, &claim, &invalid),
         };
+        if self.counted.insert(uid.clone()) {
+            self.mix.arrived(&demand);
+        }
         let began = std::time::Instant::now();
         let answer = model.cluster.plan(&demand);
         self.writer.metrics.plan_seconds.observe(began.elapsed().as_secs_f64());
@@ -444,7 +458,7 @@ impl Planner {
         let penalties = self.upkeep.avoided(&pod.uid().unwrap_or_default(), now);
         // The node others are preempted on for this pod is the one to go to, whatever was before.
         for node in penalties.into_iter().filter(|n| bound.is_none() && nominated != Some(n.as_str())) {
-            excluded.entry(node).or_insert(NodeExclusion("RejectedByScheduler".to_owned()));
+            excluded.nodes.entry(node).or_insert(NodeExclusion("RejectedByScheduler".to_owned()));
         }
         let only_node = bound.or(waiting.node.as_deref()).or(nominated).map(str::to_owned);
         let room = if bound.is_some() { Default::default() } else { pod::room(pod) };

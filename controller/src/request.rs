@@ -55,6 +55,7 @@ fn engine(policy: Policy) -> EnginePolicy {
     match policy {
         Policy::Binpack => EnginePolicy::Binpack,
         Policy::Spread => EnginePolicy::Spread,
+        Policy::LeastFragmentation => EnginePolicy::LeastFragmentation,
     }
 }
 

@@ -119,7 +119,8 @@ impl Values {
         let resolve = |(spec, _): &(Spec, f64)| {
             let needs = state.gpus.iter().map(|&(shape, memory, cores)| {
                 let part = part_of(spec, memory);
-                let fits = spec.shapes.contains(shape) && u64::from(part.0) <= memory / MIB && part.1 <= cores;
+                let fits =
+                    spec.shapes.contains(shape) && u64::from(part.0) <= memory / MIB && part.1 <= cores;
                 fits.then(|| (part.0, part.1, amount(part, (memory, cores), self.drawn.has_cores)))
             });
             let needs: Vec<Need> = needs.collect();
@@ -132,7 +133,10 @@ impl Values {
                 needs,
             }
         };
-        known.entry(state.kind).or_insert_with(|| Arc::new(self.drawn.specs.iter().map(resolve).collect())).clone()
+        known
+            .entry(state.kind)
+            .or_insert_with(|| Arc::new(self.drawn.specs.iter().map(resolve).collect()))
+            .clone()
     }
 
     /// Mean amount that sequences of the mix place on the node. Amounts, [`WHOLE`] a GPU.

@@ -8,7 +8,8 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use crate::{
-    Cluster, Demand, Exclusions, Gpu, GpuState, MemoryAsk, Node, NodeExclusion, Policy, Request, Room, Shapes, Share,
+    Cluster, Demand, Exclusions, Gpu, GpuState, MemoryAsk, Node, NodeExclusion, Policy, Request, Room,
+    Shapes, Share,
 };
 
 const GIB: u64 = 1 << 30;
@@ -17,7 +18,8 @@ fn cluster(text: &str) -> Cluster {
     let mut cluster = Cluster::default();
     for line in text.lines().map(str::trim).filter(|l| !l.is_empty()) {
         let (name, gpus) = line.split_once(':').unwrap();
-        let mut node = Node { room: Room { cpu_milli: 4000, memory: 64 * GIB, pods: 10 }, gpus: vec![], class: 0 };
+        let mut node =
+            Node { room: Room { cpu_milli: 4000, memory: 64 * GIB, pods: 10 }, gpus: vec![], class: 0 };
         let mut shares = vec![];
         for gpu in gpus.split(',').map(str::trim).filter(|g| !g.is_empty()) {
             let mut words = gpu.split_whitespace();
@@ -84,7 +86,9 @@ fn demand(text: &str) -> Demand {
                 ("node", p) => demand.node_policy = policy(p),
                 ("cpu", n) => demand.room.cpu_milli = n.parse().unwrap(),
                 ("on", n) => demand.only_node = Some(n.into()),
-                ("without", n) => drop(demand.excluded.nodes.insert(n.into(), NodeExclusion("NotReady".into()))),
+                ("without", n) => {
+                    drop(demand.excluded.nodes.insert(n.into(), NodeExclusion("NotReady".into())))
+                }
                 ("all", _) => {}
                 other => panic!("{other:?}"),
             }
