@@ -9,7 +9,7 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use vgpu_allocator::{Cluster, Demand, Gpu, GpuState, MemoryAsk, Node, Policy, Request, Room, Shapes, Share};
+use vgpu_allocator::{Cluster, Demand, Exclusions, Gpu, GpuState, MemoryAsk, Node, Policy, Request, Room, Shapes, Share};
 
 const GIB: u64 = 1 << 30;
 const GPUS: usize = 8;
@@ -46,7 +46,7 @@ fn half_full(nodes: usize) -> Cluster {
             state: GpuState::Healthy,
         };
         let room = Room { cpu_milli: 96_000, memory: 512 * GIB, pods: 110 };
-        cluster.set_node(&name, Node { room, gpus: (0..GPUS).map(gpu).collect() });
+        cluster.set_node(&name, Node { room, gpus: (0..GPUS).map(gpu).collect(), class: 0 });
         for g in (0..GPUS).step_by(2) {
             let share = Share { node: name.clone(), gpu: format!("gpu-{g}"), memory: 40 * GIB, cores: 50 };
             cluster.hold_claim(&format!("claim-{n}-{g}"), vec![share]);
@@ -70,7 +70,7 @@ fn demand(policy: Policy, memory: u64) -> Demand {
         }],
         node_policy: policy,
         only_node: None,
-        excluded: BTreeMap::new(),
+        excluded: Exclusions::default(),
     }
 }
 
