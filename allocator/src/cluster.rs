@@ -168,11 +168,10 @@ impl Cluster {
     }
 
     /// Takes over what a mix drew, and prices what is free now, for LeastFragmentation. Without it that policy is
-    /// Binpack. Call it now and then, off the path of decisions: the first decision after it scores nodes anew.
+    /// Binpack. Call it now and then, off the path of decisions: it scores the nodes anew for the pods that come often,
+    /// and the first decision for another kind of pod scores them for that one.
     pub fn learn(&mut self, mix: &Mix) {
-        drop(self.derived());
-        let derived = self.derived.get_mut().unwrap_or_else(PoisonError::into_inner);
-        derived.fragmentation.learn(mix, &self.nodes);
+        self.derived().fragmentation.learn(mix, self);
     }
 
     /// What follows, caught up.

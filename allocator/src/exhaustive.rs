@@ -6,6 +6,7 @@ use crate::fill::Fill;
 use crate::placement::{Placement, Refusal};
 use crate::plan::node_reason;
 use crate::policy::{Policy, Rank};
+use crate::vacancy::Vacancy;
 
 impl Cluster {
     /// The same answer as [`Cluster::plan`] in time linear in nodes.
@@ -41,7 +42,9 @@ impl Cluster {
             refusal.gpus += node.gpus.len() as u32;
             match node_reason(name, node, self.taken(name), demand) {
                 Some(reason) => *refusal.node_reasons.entry(reason).or_default() += 1,
-                None => refusal.add_gpus(node, self.taken(name), demand),
+                None => {
+                    Vacancy::of_node(node, self.taken(name)).for_each(|v| refusal.add_gpus(&v, 1, demand))
+                }
             }
         }
         refusal

@@ -5,17 +5,16 @@
 
 use std::collections::BTreeSet;
 
-use crate::cluster::{Gpu, GpuState, Node, NodeTaken, Taken};
-use crate::demand::{MemoryAsk, Request};
+use crate::cluster::{Gpu, Node, NodeTaken, Taken};
+use crate::demand::Request;
 use crate::fragmentation::Judge;
-use crate::placement::{GpuReason, PlacedShare};
+use crate::placement::PlacedShare;
 use crate::policy::{Fullness, Policy, Rank};
+use crate::vacancy::{Vacancy, memory_of};
 
 /// Steps after which a node is given up: small pods never get near it, and a pod of dozens of requests must not stop
 /// the others.
 const STEPS: u32 = 20_000;
-/// Memory is handed out in this unit.
-const MIB: u64 = 1 << 20;
 
 /// One unit of one request.
 struct Unit<'a> {
@@ -33,38 +32,6 @@ pub(crate) struct Fill<'a> {
     steps: u32,
     /// For LeastFragmentation.
     judge: Option<&'a Judge<'a>>,
-}
-
-/// Bytes a request takes of a GPU of this capacity.
-pub(crate) fn memory_of(ask: MemoryAsk, capacity: u64) -> u64 {
-    match ask {
-        MemoryAsk::All => capacity,
-        MemoryAsk::Bytes(bytes) => bytes,
-        MemoryAsk::Percent(percent) => {
-            let bytes = u128::from(capacity) * u128::from(percent) / 100;
-            (u64::try_from(bytes).unwrap_or(u64::MAX) / MIB * MIB).max(MIB)
-        }
-    }
-}
-
-/// Whether a GPU with this much taken has room for one unit of a request.
-pub(crate) fn fits(gpu: &Gpu, taken: &Taken, request: &Request) -> Result<(), GpuReason> {
-    if gpu.state == GpuState::Unhealthy {
-        return Err(GpuReason::Unhealthy);
-    }
-    if !request.shapes.contains(gpu.shape) {
-        return Err(GpuReason::ModelMismatch);
-    }
-    if taken.shares >= gpu.shares {
-        return Err(GpuReason::NoSharesLeft);
-    }
-    if memory_of(request.memory, gpu.memory) > gpu.memory.saturating_sub(taken.memory) {
-        return Err(GpuReason::InsufficientMemory);
-    }
-    if request.cores > gpu.cores.saturating_sub(taken.cores) {
-        return Err(GpuReason::InsufficientCores);
-    }
-    Ok(())
 }
 
 impl<'a> Fill<'a> {
@@ -140,7 +107,9 @@ impl<'a> Fill<'a> {
         let request = unit.request;
         let mut candidates: Vec<(Rank, usize)> = Vec::new();
         for (index, gpu) in self.gpus.iter().enumerate() {
-            if fits(gpu, &self.taken[index], request).is_ok() && !self.is_barred(next, index, apart) {
+            if Vacancy::of(gpu, &self.taken[index]).takes(request).is_ok()
+                && !self.is_barred(next, index, apart)
+            {
                 // Equal GPUs have equal ranks, and judging one is dear.
                 let is_same = |(_, other): &&(Rank, usize)| self.are_alike(*other, index);
                 let known = candidates.iter().rev().find(is_same).map(|(rank, _)| *rank);
@@ -176,6 +145,11 @@ impl<'a> Fill<'a> {
     fn rank(&mut self, request: &Request, index: usize) -> Rank {
         let (gpu, before) = (&self.gpus[index], self.taken[index]);
         let memory = memory_of(request.memory, gpu.memory);
+        let by_fullness = request.gpu_policy.rank(Fullness::new(
+            (before.memory + memory, gpu.memory),
+            (u64::from(before.cores + request.cores), gpu.cores.into()),
+            before.shares,
+        ));
         // Of several GPUs each goes to the fullest: their order among themselves says nothing yet.
         if let Some(judge) = self.judge
             && request.gpu_policy == Policy::LeastFragmentation
@@ -184,13 +158,10 @@ impl<'a> Fill<'a> {
             self.taken[index].add(memory, request.cores);
             let worth = judge.worth(self.gpus, &self.taken);
             self.taken[index] = before;
-            return (worth, 0);
+            // Of equally good ones the fullest: the emptier are good for more than the mix knows.
+            return (worth, by_fullness.0);
         }
-        request.gpu_policy.rank(Fullness::new(
-            (before.memory + memory, gpu.memory),
-            (u64::from(before.cores + request.cores), gpu.cores.into()),
-            before.shares,
-        ))
+        by_fullness
     }
 
     /// Units of one request never share a GPU; units of one container do not while they are to be kept apart.

@@ -1,13 +1,13 @@
 //! Nodes by kind, each kind in the order of fullness, with summaries of every few: a decision looks at summaries and at
 //! the few nodes they cannot rule out. Nothing here is truth: it is made from a node and what is taken of it.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::cluster::{Node, NodeTaken};
-use crate::demand::Demand;
-use crate::plan::Needs;
 use crate::summary::{Scale, Summary};
+use crate::vacancy::Vacancy;
 
 /// Most nodes of a block.
 const BLOCK: usize = 64;
@@ -51,6 +51,8 @@ impl Key {
 pub(crate) struct Seat {
     pub(crate) key: Key,
     pub(crate) summary: Summary,
+    /// Of each GPU.
+    pub(crate) vacancies: Box<[Vacancy]>,
 }
 
 #[derive(Debug)]
@@ -67,6 +69,8 @@ pub(crate) struct Kind {
     pub(crate) total: (u64, u64),
     pub(crate) scale: Scale,
     pub(crate) blocks: Vec<Block>,
+    /// GPUs of all nodes: many are alike.
+    pub(crate) vacancies: BTreeMap<Vacancy, u32>,
 }
 
 /// Every node.
@@ -122,15 +126,8 @@ impl Index {
         let name = known.unwrap_or_else(|| name.into());
         let key = kind.key_of(name.clone(), node, taken);
         self.places.insert(name, (kind.key.clone(), key.clone()));
-        kind.insert(Seat { key, summary: Summary::of(node, taken, kind.scale) });
-    }
-
-    /// Whether a node may take a demand: false is certain.
-    pub(crate) fn may_fit(&self, name: &str, demand: &Demand) -> bool {
-        let Some((kind, key)) = self.places.get(name) else { return false };
-        let Some(kind) = self.kinds.get(kind) else { return false };
-        let Some((block, seat)) = kind.find(key) else { return false };
-        Needs::of(kind, demand).is_some_and(|needs| needs.may_fit(&kind.blocks[block].seats[seat].summary))
+        let vacancies = Vacancy::of_node(node, taken).collect();
+        kind.insert(Seat { key, summary: Summary::of(node, taken, kind.scale), vacancies });
     }
 
     /// Kind and order of a node.
@@ -148,7 +145,7 @@ impl Kind {
             memory: key.gpus.iter().map(|g| g.1).max().unwrap_or(0),
             cores: key.gpus.iter().map(|g| g.2).max().unwrap_or(0),
         };
-        Self { key, total, scale, blocks: Vec::new() }
+        Self { key, total, scale, blocks: Vec::new(), vacancies: BTreeMap::new() }
     }
 
     fn key_of(&self, name: Arc<str>, node: &Node, taken: Option<&NodeTaken>) -> Key {
@@ -179,6 +176,9 @@ impl Kind {
     }
 
     fn insert(&mut self, seat: Seat) {
+        for vacancy in &seat.vacancies {
+            *self.vacancies.entry(*vacancy).or_default() += 1;
+        }
         if self.blocks.is_empty() {
             self.blocks.push(Block { summary: seat.summary.clone(), seats: vec![seat] });
             return;
@@ -199,7 +199,14 @@ impl Kind {
 
     fn remove(&mut self, key: &Key) {
         let Some((at, seat)) = self.find(key) else { return };
-        self.blocks[at].seats.remove(seat);
+        for vacancy in self.blocks[at].seats.remove(seat).vacancies {
+            if let Entry::Occupied(mut count) = self.vacancies.entry(vacancy) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
+        }
         // A block that became small joins the one before it.
         let len = |at: usize| self.blocks[at].seats.len();
         let joins = at > 0 && len(at) + len(at - 1) <= BLOCK / 2;

@@ -12,6 +12,8 @@ mod cluster;
 mod demand;
 mod exhaustive;
 mod fill;
+#[cfg(test)]
+mod fixture;
 mod fragmentation;
 mod index;
 mod mix;
@@ -20,6 +22,7 @@ mod plan;
 mod policy;
 mod refusal;
 mod summary;
+mod vacancy;
 
 pub use cluster::{Cluster, Gpu, GpuState, Node, Overcommitted, Room, Share};
 pub use demand::{Demand, Exclusions, MemoryAsk, NodeExclusion, Request, Shapes};

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::cluster::Room;
-use crate::demand::{Demand, MemoryAsk, Shapes};
+use crate::demand::{Demand, MemoryAsk, Request, Shapes};
+use crate::fragmentation::value::Memo;
 
 /// Most kinds of pods that are remembered.
 const SPECS: usize = 512;
@@ -23,6 +24,9 @@ pub(crate) const LENGTH: usize = 128;
 const FIRST: u64 = 16;
 /// Most arrivals between two draws; before, a draw follows growth by half.
 const LATER: u64 = 2_000;
+/// Pods that want all GPUs of a node, expected before any was seen. Without them the first hundreds of small pods would
+/// be strewn over all nodes, and the large ones, being rare, come when no node is whole any more.
+const WHOLE_NODES: f64 = 8.0;
 
 /// A pod as it is remembered: its requests as one, by the largest.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -40,12 +44,15 @@ pub(crate) struct Spec {
 pub(crate) struct Drawn {
     /// Pods with GPUs, sorted, with their weights.
     pub(crate) specs: Vec<(Spec, f64)>,
-    /// Index of the pod at each position of each sequence.
+    /// Index of the pod at each position of each sequence; the one after the last is a pod that wants all GPUs of
+    /// whichever node it is offered to.
     pub(crate) sequences: Vec<Vec<u16>>,
     /// Whether cores are asked at all.
     pub(crate) has_cores: bool,
     /// Departures per arrival, lately.
     pub(crate) churn: f64,
+    /// Values of nodes to these sequences: they depend on nothing else, so every cluster that learns them shares them.
+    pub(crate) memo: Memo,
 }
 
 /// The mix of demands seen so far.
@@ -62,11 +69,11 @@ pub struct Mix {
 
 impl Spec {
     /// `None` for a pod without GPUs.
-    pub(crate) fn of(demand: &Demand) -> Option<Self> {
-        let Room { cpu_milli, memory: host_memory, .. } = demand.room;
-        let largest = demand.requests.iter().max_by_key(|r| (r.memory, r.cores))?;
+    pub(crate) fn of(room: &Room, requests: &[Request]) -> Option<Self> {
+        let Room { cpu_milli, memory: host_memory, .. } = *room;
+        let largest = requests.iter().max_by_key(|r| (r.memory, r.cores))?;
         Some(Self {
-            count: demand.requests.iter().map(|r| r.count).sum(),
+            count: requests.iter().map(|r| r.count).sum(),
             memory: largest.memory,
             cores: largest.cores.next_multiple_of(CORES_STEP),
             cpu_milli,
@@ -80,7 +87,7 @@ impl Mix {
     /// A pod arrived. Once per pod, placed or not.
     pub fn arrived(&mut self, demand: &Demand) {
         self.recent = (self.recent.0 * 0.999 + 1.0, self.recent.1 * 0.999);
-        let Some(spec) = Spec::of(demand) else { return };
+        let Some(spec) = Spec::of(&demand.room, &demand.requests) else { return };
         self.arrivals += 1;
         self.unit =
             if self.unit == 0.0 { 1.0 } else { self.unit * (1.0 + std::f64::consts::LN_2 / HALF_LIFE) };
@@ -100,7 +107,8 @@ impl Mix {
         self.recent.1 += 1.0;
     }
 
-    /// Draws anew if enough has arrived since, and says whether it did. Costs under a millisecond; [`crate::Cluster::learn`] takes it over.
+    /// Draws anew if enough has arrived since, and says whether it did. Costs under a millisecond;
+    /// [`crate::Cluster::learn`] takes it over.
     pub fn draw(&mut self) -> bool {
         let since = self.arrivals - self.drawn_at;
         if self.arrivals < FIRST || (self.drawn_at > 0 && since < (self.drawn_at / 2).min(LATER)) {
@@ -108,12 +116,11 @@ impl Mix {
         }
         self.drawn_at = self.arrivals;
         let specs: Vec<(Spec, f64)> = self.weights.iter().map(|(s, w)| (s.clone(), *w / self.unit)).collect();
-        let total: f64 = specs.iter().map(|s| s.1).sum();
-        let mut ends = Vec::with_capacity(specs.len());
-        let mut sum = 0.0;
-        for (_, weight) in &specs {
-            sum += weight;
-            ends.push(sum);
+        let mut ends = Vec::with_capacity(specs.len() + 1);
+        let mut total = 0.0;
+        for weight in specs.iter().map(|s| s.1).chain([WHOLE_NODES]) {
+            total += weight;
+            ends.push(total);
         }
         let mut sequences = vec![Vec::with_capacity(LENGTH); SEQUENCES];
         let mut random = Random(0x9E37_79B9_7F4A_7C15);
@@ -124,12 +131,12 @@ impl Mix {
             }
             for (sequence, stratum) in sequences.iter_mut().zip(strata) {
                 let at = (stratum as f64 + random.unit()) / SEQUENCES as f64 * total;
-                sequence.push(ends.partition_point(|end| *end < at).min(specs.len() - 1) as u16);
+                sequence.push(ends.partition_point(|end| *end < at).min(specs.len()) as u16);
             }
         }
         let has_cores = specs.iter().any(|(s, _)| s.cores > 0);
         let churn = if self.recent.0 > 0.0 { (self.recent.1 / self.recent.0).min(1.0) } else { 0.0 };
-        self.drawn = Arc::new(Drawn { specs, sequences, has_cores, churn });
+        self.drawn = Arc::new(Drawn { specs, sequences, has_cores, churn, memo: Memo::default() });
         true
     }
 

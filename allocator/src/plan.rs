@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use crate::cluster::{Cluster, Node, NodeTaken, Room};
 use crate::demand::{Demand, MemoryAsk};
-use crate::fill::{Fill, memory_of};
+use crate::fill::Fill;
 use crate::fragmentation::Fragmentation;
 use crate::index::{Key, Kind, Seat};
 use crate::placement::{NodeReason, PlacedShare, Placement, Refusal};
 use crate::policy::{Fullness, Policy, Rank};
 use crate::summary::{Range, Summary};
+use crate::vacancy::memory_of;
 
 /// What a node of one kind must have for a demand, and what the demand takes of it.
 pub(crate) struct Needs {
@@ -113,7 +114,7 @@ impl Cluster {
         let is_learnt = derived.fragmentation.is_learnt();
         let chosen =
             (demand.node_policy == Policy::LeastFragmentation && is_learnt && demand.only_node.is_none())
-                .then(|| derived.fragmentation.best_node(self, &derived.index, demand));
+                .then(|| derived.fragmentation.best_node(self, demand));
         let mut trial = Trial { cluster: self, demand, fragmentation: &derived.fragmentation, last: None };
         let best = if let Some(only) = &demand.only_node {
             trial.only(only)

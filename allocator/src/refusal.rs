@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::cluster::{Cluster, Node, NodeTaken};
+use crate::cluster::Cluster;
 use crate::demand::{Demand, MemoryAsk, Request};
-use crate::fill::{fits, memory_of};
 use crate::index::{Index, Kind};
 use crate::placement::{GpuReason, NodeReason, Refusal};
-use crate::plan::{all_have, room_reason};
+use crate::plan::{all_have, node_reason, room_reason};
 use crate::summary::Summary;
+use crate::vacancy::{Vacancy, memory_of};
 
 impl Cluster {
     pub(crate) fn refuse(&self, index: &Index, demand: &Demand) -> Refusal {
@@ -25,6 +25,9 @@ impl Cluster {
                 continue;
             }
             let blocks = named.get(key);
+            if blocks.is_none() && demand.only_node.is_none() && refusal.add_kind(kind, demand) {
+                continue;
+            }
             for (at, block) in kind.blocks.iter().enumerate() {
                 refusal.gpus += block.summary.gpus;
                 let is_plain = blocks.is_none_or(|b| !b.contains(&at));
@@ -34,14 +37,12 @@ impl Cluster {
                 for seat in &block.seats {
                     let name = &*seat.key.name;
                     let is_named = demand.excluded.nodes.contains_key(name) || demand.only_node.is_some();
-                    let Some(node) = self.nodes.get(name) else { continue };
-                    if is_named {
-                        match crate::plan::node_reason(name, node, self.taken(name), demand) {
-                            Some(reason) => *refusal.node_reasons.entry(reason).or_default() += 1,
-                            None => refusal.add_gpus(node, self.taken(name), demand),
-                        }
-                    } else if !refusal.add_nodes(kind, &seat.summary, demand) {
-                        refusal.add_gpus(node, self.taken(name), demand);
+                    let node = is_named.then(|| self.nodes.get(name)).flatten();
+                    let reason = node.and_then(|node| node_reason(name, node, self.taken(name), demand));
+                    if let Some(reason) = reason {
+                        *refusal.node_reasons.entry(reason).or_default() += 1;
+                    } else if is_named || !refusal.add_nodes(kind, &seat.summary, demand) {
+                        seat.vacancies.iter().for_each(|v| refusal.add_gpus(v, 1, demand));
                     }
                 }
             }
@@ -51,6 +52,23 @@ impl Cluster {
 }
 
 impl Refusal {
+    /// Counts all nodes of a kind if none of them is out or lacks CPU, memory or places; false if one does.
+    fn add_kind(&mut self, kind: &Kind, demand: &Demand) -> bool {
+        let has_room = |nodes: &Summary| {
+            room_reason(&demand.room, (nodes.cpu.min, nodes.memory.min, nodes.pods.min)).is_none()
+        };
+        if demand.excluded.classes.contains_key(&kind.key.class)
+            || !kind.blocks.iter().all(|block| has_room(&block.summary))
+        {
+            return false;
+        }
+        for (vacancy, count) in &kind.vacancies {
+            self.gpus += count;
+            self.add_gpus(vacancy, *count, demand);
+        }
+        true
+    }
+
     /// Counts nodes of a kind whose summary tells the reason for all of them; false if it does not.
     fn add_nodes(&mut self, kind: &Kind, nodes: &Summary, demand: &Demand) -> bool {
         let whole = if demand.only_node.is_some() {
@@ -93,19 +111,15 @@ impl Refusal {
         true
     }
 
-    /// A reason per GPU: that of the first request if it takes none of them, else that it is not enough.
-    pub(crate) fn add_gpus(&mut self, node: &Node, taken: Option<&NodeTaken>, demand: &Demand) {
+    /// Counts GPUs of one vacancy: the reason is that of the first request if no request fits, else that it is not enough.
+    pub(crate) fn add_gpus(&mut self, gpu: &Vacancy, count: u32, demand: &Demand) {
         let Some(request) = demand.requests.first() else { return };
-        for gpu in &node.gpus {
-            let taken = taken.and_then(|t| t.gpus.get(&gpu.name)).copied().unwrap_or_default();
-            let reason = match fits(gpu, &taken, request) {
-                Err(reason) if demand.requests.iter().all(|r| fits(gpu, &taken, r).is_err()) => reason,
-                _ => GpuReason::NotEnoughGpus,
-            };
-            let free = (gpu.memory.saturating_sub(taken.memory), gpu.cores.saturating_sub(taken.cores));
-            self.note(reason, free, (memory_of(request.memory, gpu.memory), request.cores));
-            *self.gpu_reasons.entry(reason).or_default() += 1;
-        }
+        let reason = match gpu.takes(request) {
+            Err(reason) if demand.requests[1..].iter().all(|r| gpu.takes(r).is_err()) => reason,
+            _ => GpuReason::NotEnoughGpus,
+        };
+        self.note(reason, (gpu.memory, gpu.cores), (memory_of(request.memory, gpu.capacity), request.cores));
+        *self.gpu_reasons.entry(reason).or_default() += count;
     }
 
     /// Keeps the most that is free of what was lacking; among equals the least that was asked.

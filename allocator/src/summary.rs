@@ -1,7 +1,8 @@
 //! What a set of nodes has at most and at least: enough to tell that a pod fits none of them, and often why.
 
-use crate::cluster::{GpuState, Node, NodeTaken};
+use crate::cluster::{Node, NodeTaken};
 use crate::plan::free_room;
+use crate::vacancy::Vacancy;
 
 /// Steps of the grid of free memory and free cores.
 const STEPS: u64 = 8;
@@ -98,21 +99,20 @@ impl Summary {
         sum.memory.add(memory);
         sum.pods.add(pods);
         let mut cells = [0u8; (STEPS * STEPS) as usize];
-        for gpu in &node.gpus {
-            let taken = taken.and_then(|t| t.gpus.get(&gpu.name)).copied().unwrap_or_default();
-            if gpu.state == GpuState::Unhealthy {
+        for gpu in Vacancy::of_node(node, taken) {
+            if gpu.is_unhealthy {
                 sum.unhealthy += 1;
                 continue;
             }
-            if taken.shares >= gpu.shares {
+            if gpu.is_crowded {
                 sum.crowded += 1;
                 continue;
             }
-            let free = (gpu.memory.saturating_sub(taken.memory), gpu.cores.saturating_sub(taken.cores));
-            sum.gpu_memory.add(i64::try_from(free.0).unwrap_or(i64::MAX));
-            sum.gpu_cores.add(free.1.into());
-            sum.whole = sum.whole.saturating_add(i64::try_from(free.0).unwrap_or(i64::MAX));
-            let (m, c) = scale.cell(free.0, free.1);
+            let memory = i64::try_from(gpu.memory).unwrap_or(i64::MAX);
+            sum.gpu_memory.add(memory);
+            sum.gpu_cores.add(gpu.cores.into());
+            sum.whole = sum.whole.saturating_add(memory);
+            let (m, c) = scale.cell(gpu.memory, gpu.cores);
             let cell = &mut cells[(m * STEPS + c) as usize];
             *cell = cell.saturating_add(1);
         }

@@ -1,7 +1,7 @@
 //! The indexes never change an answer: random clusters, holdings that come and go, and demands of every form are decided
 //! both ways after every step.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use vgpu_allocator::{
@@ -189,16 +189,27 @@ proptest! {
         }
         // What was kept for speed on the way gives the same as a cluster built at once.
         let built = cluster.clone();
-        let unlearnt = BTreeMap::from(POLICIES);
-        for policy in [unlearnt["Binpack"], unlearnt["Spread"]] {
-            let probe = Demand {
-                room: Room { cpu_milli: 500, memory: GIB, pods: 1 },
-                requests: vec![],
-                node_policy: policy,
-                only_node: None,
-                excluded: Exclusions::default(),
+        for (_, policy) in POLICIES {
+            let request = Request {
+                claim: "claim".into(),
+                name: "gpu".into(),
+                count: 1,
+                memory: MemoryAsk::Bytes(3 * GIB),
+                cores: 10,
+                shapes: Shapes::Any,
+                gpu_policy: policy,
+                containers: BTreeSet::new(),
             };
-            prop_assert_eq!(cluster.plan(&probe), built.plan(&probe));
+            for requests in [vec![], vec![request]] {
+                let probe = Demand {
+                    room: Room { cpu_milli: 500, memory: GIB, pods: 1 },
+                    requests,
+                    node_policy: policy,
+                    only_node: None,
+                    excluded: Exclusions::default(),
+                };
+                prop_assert_eq!(cluster.plan(&probe), built.plan(&probe));
+            }
         }
     }
 }

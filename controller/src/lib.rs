@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`controller`], [`leader`] | from the Lease to the end |
 //! | [`stores`] | what the watches have brought |
-//! | [`pod`], [`node`], [`class`], [`request`], [`slice`] | pure: what an object means |
+//! | [`pod`], [`node`], [`class`], [`request`], [`shapes`], [`slice`] | pure: what an object means |
 //! | [`model`] | all of it as the engine sees it |
 //! | [`planner`] | what is due, in what order |
 //! | [`allocation`] | the writes to claims and pods |
@@ -30,6 +30,7 @@ pub mod pod;
 pub mod publisher;
 pub mod request;
 pub mod selector;
+pub mod shapes;
 pub mod slice;
 pub mod stores;
 

@@ -11,16 +11,16 @@ use vgpu_allocator::{Cluster, Exclusions, Node, Share};
 use vgpu_api::Quantity;
 use vgpu_api::names::{CORES, DRIVER, MEMORY, pool_node};
 
-use crate::class::Shapes;
+use crate::shapes::Shapes;
 use crate::stores::Stores;
-use crate::{node, pod, slice};
+use crate::{node, pod};
 
 /// Everything a pass decides on.
 pub struct Model {
     /// The engine's view.
     pub cluster: Cluster,
-    /// GPUs by what selectors see of them.
-    pub shapes: Shapes,
+    /// Whether the cluster has been taught for LeastFragmentation.
+    pub taught: bool,
     /// A node of each class: pods that name no node find the others of it alike.
     pub classes: Vec<Arc<KubeNode>>,
     /// Nodes by name.
@@ -74,18 +74,17 @@ pub fn shares(claim: &ResourceClaim) -> Vec<Share> {
 
 impl Model {
     /// Of what the stores hold now.
-    pub fn build(stores: &Stores) -> Self {
-        let mut shapes = Shapes::default();
-        let mut gpus: BTreeMap<String, Vec<vgpu_allocator::Gpu>> = BTreeMap::new();
-        // The store's order is a hash map's; shapes are numbered in the order of names.
+    pub fn build(stores: &Stores, shapes: &mut Shapes) -> Self {
+        // The store's order is a hash map's; new shapes are numbered in the order of names.
         let mut slices = stores.slices.state();
         slices.sort_by_key(|s| s.name_any());
-        for slice in slices {
-            let Some(node) = slice.spec.node_name.clone() else { continue };
-            for device in slice.spec.devices.as_deref().unwrap_or_default() {
-                gpus.entry(node.clone()).or_default().extend(slice::engine_gpu(device, shapes.of(device)));
-            }
-        }
+        let (classes, claims) = (stores.classes.state(), stores.claims.state());
+        let of_classes = classes.iter().flat_map(|c| c.spec.selectors.iter().flatten());
+        let requests = claims.iter().filter_map(|c| c.spec.devices.as_ref()?.requests.as_deref()).flatten();
+        let of_requests = requests.filter_map(|r| r.exactly.as_ref()?.selectors.as_deref()).flatten();
+        let expressions =
+            of_classes.chain(of_requests).filter_map(|s| Some(s.cel.as_ref()?.expression.as_str()));
+        let mut gpus = shapes.read(&slices, expressions);
         let mut cluster = Cluster::default();
         let nodes: BTreeMap<String, Arc<KubeNode>> =
             stores.nodes.state().into_iter().map(|n| (n.name_any(), n)).collect();
@@ -98,14 +97,14 @@ impl Model {
             });
             cluster.set_node(name, Node { room: node::room(found), gpus, class });
         }
-        let mut claims = HashMap::new();
-        for claim in stores.claims.state() {
+        let mut by_uid = HashMap::new();
+        for claim in claims {
             let uid = claim.uid().unwrap_or_default();
             let held = shares(&claim);
             if !held.is_empty() {
                 cluster.hold_claim(&uid, held);
             }
-            claims.insert(uid, claim);
+            by_uid.insert(uid, claim);
         }
         let mut users: HashMap<(String, String), Vec<Arc<Pod>>> = HashMap::new();
         for found in stores.pods.state() {
@@ -121,7 +120,7 @@ impl Model {
                 users.entry((namespace.clone(), claim)).or_default().push(found.clone());
             }
         }
-        Self { cluster, shapes, classes, nodes, claims, users }
+        Self { cluster, taught: false, classes, nodes, claims: by_uid, users }
     }
 
     /// Nodes a pod may not go to, and why.

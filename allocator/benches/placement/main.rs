@@ -2,7 +2,9 @@
 //!
 //! Pods are drawn from a trace with replacement until they ask for 130 % of the GPUs, shuffled, and submitted one by one;
 //! what does not fit is not tried again. Nodes are in the order of the file and ties go to the first. Prints one JSON
-//! object (see `cargo xtask bench`); `--docs DIR` writes `placement.md` and `placement.svg` there.
+//! object (see `cargo xtask bench`). Options: `--traces DIR` (default: those beside this file), `--docs DIR` (renews the
+//! tables of `placement.md` there, and the plot), and for trying things out `--seeds N`, `--only TRACE,...` and
+//! `--parts Binpack,Spread,LeastFragmentation,FGD,two,churn`.
 
 mod engine;
 mod fgd;
@@ -21,6 +23,8 @@ use trace::{Pod, Random, Traces};
 /// Demand in percent of the GPUs at which allocation is read.
 const POINTS: [u64; 4] = [90, 95, 100, 130];
 const FIRST_SEED: u64 = 42;
+/// Most seeds where nothing is published to compare with.
+const FEW: u64 = 3;
 /// Load of the runs with departures, and the time before measuring, in mean lifetimes.
 const LOAD: f64 = 0.95;
 const WARM_UP: f64 = 2.0;
@@ -160,10 +164,10 @@ fn main() {
             run(&mut arrivals, policy, options.seeds, false, &|| Box::new(Engine::new(&traces, *engine)));
         }
         if is_part("FGD") {
-            run(&mut arrivals, "FGD", options.seeds.min(3), false, &|| Box::new(Fgd::new(&traces, pods)));
+            run(&mut arrivals, "FGD", options.seeds.min(FEW), false, &|| Box::new(Fgd::new(&traces, pods)));
         }
         if is_part("two") && TWO_DIMENSIONAL.contains(&name.as_str()) {
-            let seeds = options.seeds.min(3);
+            let seeds = options.seeds.min(FEW);
             for (policy, engine) in POLICIES {
                 run(&mut two, policy, seeds, true, &|| Box::new(Engine::new(&traces, engine)));
             }
@@ -171,7 +175,7 @@ fn main() {
             run(&mut two, "FGD", seeds, true, &|| Box::new(Fgd::new(&traces, &typical)));
         }
         if is_part("churn") && CHURNED.contains(&name.as_str()) {
-            let seeds = options.seeds.min(3);
+            let seeds = options.seeds.min(FEW);
             let mut run = |policy: &str, make: &dyn Fn() -> Box<dyn Scheduler>| {
                 let one = |seed| churn(&mut *make(), &traces, pods, seed);
                 let mean = (FIRST_SEED..FIRST_SEED + seeds).map(one).sum::<f64>() / seeds as f64;
@@ -184,7 +188,8 @@ fn main() {
             run("FGD", &|| Box::new(Fgd::new(&traces, pods)));
         }
     }
-    let report = report::Report { traces: &traces, arrivals, two, churned, seeds: options.seeds };
+    let (seeds, few) = (options.seeds, options.seeds.min(FEW));
+    let report = report::Report { traces: &traces, arrivals, two, churned, seeds, few };
     if let Some(folder) = &options.docs {
         report.write(folder);
     }

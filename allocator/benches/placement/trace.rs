@@ -38,6 +38,8 @@ pub(crate) struct Traces {
     pub(crate) pods: BTreeMap<String, Vec<Pod>>,
     /// Published percent by trace and policy: at 90, 95, 100 and 130 % of demand.
     pub(crate) published: BTreeMap<(String, String), [f64; 4]>,
+    /// Upper bound at 100 % of demand, by trace, in percent.
+    pub(crate) bounds: BTreeMap<String, f64>,
 }
 
 impl Pod {
@@ -64,8 +66,13 @@ fn read(path: &Path) -> Vec<BTreeMap<String, String>> {
 }
 
 impl Traces {
-    /// Of a folder as `traces/` beside this file.
+    /// Pods of a folder; nodes and what is published of the traces come from it too, or from `traces/` beside this file.
     pub(crate) fn load(folder: &Path) -> Self {
+        let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/placement/traces");
+        let file = |names: &[&str]| {
+            let found = [folder, &own].into_iter().flat_map(|f| names.iter().map(move |n| f.join(n)));
+            found.into_iter().find(|path| path.exists()).unwrap_or_else(|| own.join(names[0]))
+        };
         let mut models: Vec<String> = Vec::new();
         let mut model = |name: &str| {
             let known = models.iter().position(|m| m == name);
@@ -80,7 +87,7 @@ impl Traces {
                 .unwrap_or_else(|| panic!("no number {field} in {row:?}"))
         };
         let mut hosts = Vec::new();
-        for row in read(&folder.join("openb_node_list_gpu_node.csv.gz")) {
+        for row in read(&file(&["openb_node_list_gpu_node.csv.gz", "openb_node_list_gpu_node.csv"])) {
             hosts.push(Host {
                 cpu_milli: number(&row, "cpu_milli"),
                 memory_mib: number(&row, "memory_mib"),
@@ -92,7 +99,8 @@ impl Traces {
         for entry in std::fs::read_dir(folder).expect("a folder of traces") {
             let path = entry.expect("an entry of it").path();
             let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let trace = file.strip_prefix("openb_pod_list_").and_then(|f| f.split(".csv").next());
+            let name = file.strip_suffix(".gz").unwrap_or(&file);
+            let trace = name.strip_prefix("openb_pod_list_").and_then(|n| n.strip_suffix(".csv"));
             let Some(trace) = trace else { continue };
             let pod = |row: BTreeMap<String, String>| Pod {
                 cpu_milli: number(&row, "cpu_milli"),
@@ -112,13 +120,16 @@ impl Traces {
             pods.insert(trace.to_owned(), read(&path).into_iter().map(pod).collect());
         }
         let mut published = BTreeMap::new();
-        let known = folder.join("expected_allocation.csv");
-        for row in if known.exists() { read(&known) } else { Vec::new() } {
+        for row in read(&file(&["expected_allocation.csv"])) {
             let at = |field: &str| row[field].parse().expect("a percentage");
             let points = ["at_90", "at_95", "at_100", "at_130"].map(at);
             published.insert((row["trace"].clone(), row["policy"].clone()), points);
         }
-        Self { hosts, pods, published }
+        let bound = |row: BTreeMap<String, String>| {
+            (row["trace"].clone(), row["at_100"].parse().expect("a percentage"))
+        };
+        let bounds = read(&file(&["bound.csv"])).into_iter().map(bound).collect();
+        Self { hosts, pods, published, bounds }
     }
 
     /// GPUs of the cluster, in thousandths.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::value::{Gpus, WHOLE, amount_of};
+use super::value::{Make, WHOLE, amount_of};
 use crate::mix::Spec;
 
 const MIB: u64 = 1 << 20;
@@ -15,7 +15,7 @@ pub(crate) type Prices = [f64; 4];
 /// Nodes that are alike empty.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Shell {
-    pub(crate) gpus: Arc<Gpus>,
+    pub(crate) make: Arc<Make>,
     /// Rounded down to cores and GiB: nodes of one make differ by less.
     pub(crate) cpu_milli: u64,
     pub(crate) memory: u64,
@@ -42,7 +42,7 @@ struct Group {
 }
 
 /// Who wants what there is.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Reserve {
     shells: Vec<Shell>,
     supply: Vec<Supply>,
@@ -67,7 +67,7 @@ impl Shell {
         // The rounding of the shell must not turn away a pod as big as the node.
         spec.cpu_milli <= self.cpu_milli + 999
             && spec.host_memory / (1 << 30) <= self.memory
-            && self.gpus.iter().filter(fits).count() >= spec.count as usize
+            && self.make.gpus.iter().filter(fits).count() >= spec.count as usize
     }
 }
 
@@ -80,7 +80,7 @@ impl Reserve {
         has_cores: bool,
     ) -> Self {
         let (shells, supply): (Vec<Shell>, Vec<Supply>) = shells.iter().cloned().unzip();
-        let gpus = |i: usize| supply[i].nodes as f64 * shells[i].gpus.len() as f64;
+        let gpus = |i: usize| supply[i].nodes as f64 * shells[i].make.gpus.len() as f64;
         let total: f64 = (0..shells.len()).map(gpus).sum::<f64>().max(1.0);
         let parts = (0..shells.len()).map(|i| gpus(i) / total).collect();
         let free = supply.iter().map(|s| s.free as f64).sum();
@@ -95,12 +95,14 @@ impl Reserve {
         // Before much was seen: some pods want all GPUs of a node, or any one GPU of each make.
         for i in 0..reserve.shells.len() {
             let demand = prior * reserve.parts[i];
-            let count = reserve.shells[i].gpus.len() as u32;
+            let count = reserve.shells[i].make.gpus.len() as u32;
             if count > 0 && demand > 0.0 {
                 sum += demand;
                 let alike = |j: &u32| {
                     let (a, b) = (&reserve.shells[i], &reserve.shells[*j as usize]);
-                    b.gpus.len() >= a.gpus.len() && b.memory >= a.memory && b.cpu_milli >= a.cpu_milli
+                    b.make.gpus.len() >= a.make.gpus.len()
+                        && b.memory >= a.memory
+                        && b.cpu_milli >= a.cpu_milli
                 };
                 let hosts = (0..reserve.shells.len() as u32).filter(alike).collect();
                 *groups.entry((class_of(count), hosts)).or_default() += demand;
@@ -127,7 +129,7 @@ impl Reserve {
     }
 
     fn amount(&self, spec: &Spec) -> f64 {
-        let gpu = self.shells.iter().flat_map(|s| s.gpus.iter()).find(|g| spec.shapes.contains(g.0));
+        let gpu = self.shells.iter().flat_map(|s| s.make.gpus.iter()).find(|g| spec.shapes.contains(g.0));
         let one = gpu.map_or(WHOLE, |g| amount_of(spec, (g.1, g.2), self.has_cores));
         f64::from(one) * f64::from(spec.count)
     }
