@@ -1,36 +1,13 @@
 //! DeviceClasses: which are ours, and which GPUs they and the requests' selectors match.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
-use k8s_openapi::api::resource::v1::{Device, DeviceClass, DeviceSelector};
-use vgpu_api::names::{DRIVER, is_our_class_name};
+use k8s_openapi::api::resource::v1::{DeviceClass, DeviceSelector};
+use vgpu_api::names::is_our_class_name;
 
-use crate::selector::{DeviceView, Selector, SelectorError};
-
-/// GPUs that look the same to every selector share a shape.
-#[derive(Debug, Clone, Default)]
-pub struct Shapes {
-    numbers: BTreeMap<String, u32>,
-    views: Vec<Arc<DeviceView>>,
-}
-
-impl Shapes {
-    /// Shape of a device.
-    pub fn of(&mut self, device: &Device) -> u32 {
-        // Attributes and capacities are ordered maps, so equal devices give equal text.
-        let key = serde_json::to_string(&(&device.attributes, &device.capacity)).unwrap_or_default();
-        let next = u32::try_from(self.views.len()).unwrap_or(u32::MAX);
-        *self.numbers.entry(key).or_insert_with(|| {
-            self.views.push(Arc::new(DeviceView::new(DRIVER, device)));
-            next
-        })
-    }
-
-    fn all(&self) -> impl Iterator<Item = (u32, &DeviceView)> {
-        (0u32..).zip(self.views.iter().map(Arc::as_ref))
-    }
-}
+use crate::selector::{Selector, SelectorError};
+use crate::shapes::Shapes;
 
 /// Compiled expressions by text.
 #[derive(Debug, Default)]
@@ -57,6 +34,7 @@ impl Selectors {
             return Ok(vgpu_allocator::Shapes::Any);
         }
         let mut chosen: BTreeSet<u32> = shapes.all().map(|(number, _)| number).collect();
+        let all = chosen.len();
         for selector in selectors {
             let text = selector.cel.as_ref().map(|c| c.expression.as_str()).unwrap_or_default();
             let compiled = self.get(text);
@@ -67,7 +45,12 @@ impl Selectors {
                 }
             }
         }
-        Ok(vgpu_allocator::Shapes::Of(chosen))
+        // Those that take every GPU are one kind of request, whatever GPUs there are.
+        Ok(if chosen.len() == all && all > 0 {
+            vgpu_allocator::Shapes::Any
+        } else {
+            vgpu_allocator::Shapes::Of(chosen)
+        })
     }
 }
 
@@ -80,21 +63,27 @@ pub fn is_ours(class: &str, known: Option<&DeviceClass>, selectors: &Selectors, 
         known.and_then(|c| c.spec.selectors.as_deref()).into_iter().flatten().collect();
     // A class without selectors takes any device of any driver: claiming it for us would take others' pods.
     !own.is_empty()
-        && matches!(selectors.matching(&own, shapes), Ok(vgpu_allocator::Shapes::Of(chosen)) if !chosen.is_empty())
+        && match selectors.matching(&own, shapes) {
+            Ok(vgpu_allocator::Shapes::Of(chosen)) => !chosen.is_empty(),
+            Ok(vgpu_allocator::Shapes::Any) => true,
+            Err(_) => false,
+        }
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use vgpu_api::names::DRIVER;
 
     use super::*;
 
     fn shapes() -> Shapes {
+        let device = |(name, product): (&str, &str)| json!({"name": name, "attributes": {"productName": {"string": product}}});
+        let devices = [("gpu-a", "Tesla T4"), ("gpu-b", "Tesla T4"), ("gpu-c", "NVIDIA L4")].map(device);
+        let slice = json!({"metadata": {"name": "a"}, "spec": {"driver": DRIVER, "nodeName": "a", "devices": devices,
+            "pool": {"name": "a/gpu", "generation": 1, "resourceSliceCount": 1}}});
         let mut shapes = Shapes::default();
-        for (name, product) in [("gpu-a", "Tesla T4"), ("gpu-b", "Tesla T4"), ("gpu-c", "NVIDIA L4")] {
-            let device = json!({"name": name, "attributes": {"productName": {"string": product}}});
-            shapes.of(&serde_json::from_value(device).unwrap());
-        }
+        shapes.read(&[Arc::new(serde_json::from_value(slice).unwrap())], std::iter::empty());
         shapes
     }
 
@@ -102,11 +91,6 @@ mod tests {
         let class =
             json!({"metadata": {"name": "x"}, "spec": {"selectors": [{"cel": {"expression": expression}}]}});
         serde_json::from_value(class).unwrap()
-    }
-
-    #[test]
-    fn devices_alike_share_a_shape() {
-        assert_eq!(shapes().views.len(), 2);
     }
 
     #[test]
