@@ -1,9 +1,14 @@
 //! What there is (nodes, GPUs) and what is taken (rooms of pods, shares of claims).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::fragmentation::Fragmentation;
+use crate::index::Index;
+use crate::mix::Mix;
 
 /// What a node has for pods, or what a pod takes of it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Room {
     /// CPU in thousandths of a core.
     pub cpu_milli: u64,
@@ -47,6 +52,9 @@ pub struct Node {
     pub room: Room,
     /// Its GPUs; order does not matter.
     pub gpus: Vec<Gpu>,
+    /// Key of everything else pods choose nodes by (labels, taints, readiness): nodes of one class are ruled out
+    /// together ([`crate::Exclusions::classes`]).
+    pub class: u32,
 }
 
 /// What one allocation result takes of one GPU.
@@ -105,12 +113,37 @@ pub(crate) struct NodeTaken {
 /// Nodes, and who takes what of them.
 ///
 /// Holdings may name nodes or GPUs that are not (or no longer) there: they count again when those come back.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Cluster {
     pub(crate) nodes: BTreeMap<String, Node>,
     taken: BTreeMap<String, NodeTaken>,
     pods: BTreeMap<String, (String, Room)>,
     claims: BTreeMap<String, Vec<Share>>,
+    derived: Mutex<Derived>,
+}
+
+/// What follows from the rest and is kept for speed. It is caught up when a decision needs it, so that changes are
+/// cheap and many of one node cost as much as one.
+#[derive(Debug, Default)]
+pub(crate) struct Derived {
+    /// Nodes (by name) that changed since.
+    stale: BTreeSet<String>,
+    pub(crate) index: Index,
+    pub(crate) fragmentation: Fragmentation,
+}
+
+impl Clone for Cluster {
+    fn clone(&self) -> Self {
+        let fragmentation = self.derived().fragmentation.fresh();
+        let stale = self.nodes.keys().cloned().collect();
+        Self {
+            nodes: self.nodes.clone(),
+            taken: self.taken.clone(),
+            pods: self.pods.clone(),
+            claims: self.claims.clone(),
+            derived: Mutex::new(Derived { stale, index: Index::default(), fragmentation }),
+        }
+    }
 }
 
 impl Cluster {
@@ -118,11 +151,38 @@ impl Cluster {
     pub fn set_node(&mut self, name: &str, mut node: Node) {
         node.gpus.sort_by(|a, b| a.name.cmp(&b.name));
         self.nodes.insert(name.to_owned(), node);
+        self.touch(name);
     }
 
     /// Forgets a node; holdings on it stay known.
     pub fn remove_node(&mut self, name: &str) {
         self.nodes.remove(name);
+        self.touch(name);
+    }
+
+    fn touch(&mut self, node: &str) {
+        let derived = self.derived.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if !derived.stale.contains(node) {
+            derived.stale.insert(node.to_owned());
+        }
+    }
+
+    /// Takes over what a mix drew, and prices what is free now, for LeastFragmentation. Without it that policy is
+    /// Binpack. Call it now and then, off the path of decisions: it scores the nodes anew for the pods that come often,
+    /// and the first decision for another kind of pod scores them for that one.
+    pub fn learn(&mut self, mix: &Mix) {
+        self.derived().fragmentation.learn(mix, self);
+    }
+
+    /// What follows, caught up.
+    pub(crate) fn derived(&self) -> MutexGuard<'_, Derived> {
+        let mut derived = self.derived.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in std::mem::take(&mut derived.stale) {
+            let node = self.nodes.get(&name).map(|node| (node, self.taken.get(&name)));
+            derived.index.set(&name, node);
+            derived.fragmentation.set(&name, node);
+        }
+        derived
     }
 
     /// Names of the nodes there are.
@@ -138,6 +198,7 @@ impl Cluster {
         taken.memory = taken.memory.saturating_add(room.memory);
         taken.pods = taken.pods.saturating_add(room.pods);
         self.pods.insert(pod.to_owned(), (node.to_owned(), room));
+        self.touch(node);
     }
 
     /// Node and room a pod takes.
@@ -154,6 +215,7 @@ impl Cluster {
             taken.room.pods = taken.room.pods.saturating_sub(room.pods);
             self.forget_empty(&node);
         }
+        self.touch(&node);
     }
 
     /// A claim (by UID) holds these shares; replaces what that claim held before.
@@ -162,6 +224,7 @@ impl Cluster {
         for share in &shares {
             let gpus = &mut self.taken.entry(share.node.clone()).or_default().gpus;
             gpus.entry(share.gpu.clone()).or_default().add(share.memory, share.cores);
+            self.touch(&share.node);
         }
         self.claims.insert(claim.to_owned(), shares);
     }
@@ -177,6 +240,7 @@ impl Cluster {
                 }
             }
             self.forget_empty(&share.node);
+            self.touch(&share.node);
         }
     }
 

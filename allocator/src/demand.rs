@@ -6,7 +6,7 @@ use crate::cluster::Room;
 use crate::policy::Policy;
 
 /// Memory of one share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum MemoryAsk {
     /// All of the GPU.
     All,
@@ -17,7 +17,7 @@ pub enum MemoryAsk {
 }
 
 /// GPU shapes a request's selectors match.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Shapes {
     /// Every shape.
     Any,
@@ -25,8 +25,17 @@ pub enum Shapes {
     Of(BTreeSet<u32>),
 }
 
+impl Shapes {
+    pub(crate) fn contains(&self, shape: u32) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Of(shapes) => shapes.contains(&shape),
+        }
+    }
+}
+
 /// One request of one claim.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Request {
     /// The claim's UID.
     pub claim: String,
@@ -50,6 +59,21 @@ pub struct Request {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct NodeExclusion(pub String);
 
+/// Nodes that are out, and why. A name's reason is said before its class's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Exclusions {
+    /// Every node of a class ([`crate::Node::class`]): NotReady, Tainted, NodeAffinityMismatch, ...
+    pub classes: BTreeMap<u32, NodeExclusion>,
+    /// Single nodes, by name: a penalty, an affinity to names. Costs time for each.
+    pub nodes: BTreeMap<String, NodeExclusion>,
+}
+
+impl Exclusions {
+    pub(crate) fn of(&self, name: &str, class: u32) -> Option<&NodeExclusion> {
+        self.nodes.get(name).or_else(|| self.classes.get(&class))
+    }
+}
+
 /// All that one pod asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Demand {
@@ -61,6 +85,6 @@ pub struct Demand {
     pub node_policy: Policy,
     /// The only candidate, if there is one (a claim of the pod is allocated there, or the pod is bound there).
     pub only_node: Option<String>,
-    /// Nodes that are out, and why (NotReady, Taint, Affinity, Penalty, ...).
-    pub excluded: BTreeMap<String, NodeExclusion>,
+    /// Nodes that are out, and why.
+    pub excluded: Exclusions,
 }

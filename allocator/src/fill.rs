@@ -5,16 +5,16 @@
 
 use std::collections::BTreeSet;
 
-use crate::cluster::{Gpu, GpuState, NodeTaken, Taken};
-use crate::demand::{MemoryAsk, Request, Shapes};
-use crate::placement::{GpuReason, PlacedShare};
-use crate::policy::Fullness;
+use crate::cluster::{Gpu, Node, NodeTaken, Taken};
+use crate::demand::Request;
+use crate::fragmentation::Judge;
+use crate::placement::PlacedShare;
+use crate::policy::{Fullness, Policy, Rank};
+use crate::vacancy::{Vacancy, memory_of};
 
 /// Steps after which a node is given up: small pods never get near it, and a pod of dozens of requests must not stop
 /// the others.
 const STEPS: u32 = 20_000;
-/// Memory is handed out in this unit.
-const MIB: u64 = 1 << 20;
 
 /// One unit of one request.
 struct Unit<'a> {
@@ -30,44 +30,18 @@ pub(crate) struct Fill<'a> {
     /// GPU of each unit placed so far.
     chosen: Vec<usize>,
     steps: u32,
-}
-
-/// Bytes a request takes of a GPU.
-pub(crate) fn memory_of(ask: MemoryAsk, gpu: &Gpu) -> u64 {
-    match ask {
-        MemoryAsk::All => gpu.memory,
-        MemoryAsk::Bytes(bytes) => bytes,
-        MemoryAsk::Percent(percent) => {
-            let bytes = u128::from(gpu.memory) * u128::from(percent) / 100;
-            (u64::try_from(bytes).unwrap_or(u64::MAX) / MIB * MIB).max(MIB)
-        }
-    }
-}
-
-/// Whether a GPU with this much taken has room for one unit of a request.
-pub(crate) fn fits(gpu: &Gpu, taken: &Taken, request: &Request) -> Result<(), GpuReason> {
-    if gpu.state == GpuState::Unhealthy {
-        return Err(GpuReason::Unhealthy);
-    }
-    if let Shapes::Of(shapes) = &request.shapes
-        && !shapes.contains(&gpu.shape)
-    {
-        return Err(GpuReason::ModelMismatch);
-    }
-    if taken.shares >= gpu.shares {
-        return Err(GpuReason::NoSharesLeft);
-    }
-    if memory_of(request.memory, gpu) > gpu.memory.saturating_sub(taken.memory) {
-        return Err(GpuReason::InsufficientMemory);
-    }
-    if request.cores > gpu.cores.saturating_sub(taken.cores) {
-        return Err(GpuReason::InsufficientCores);
-    }
-    Ok(())
+    /// For LeastFragmentation.
+    judge: Option<&'a Judge<'a>>,
 }
 
 impl<'a> Fill<'a> {
-    pub(crate) fn new(gpus: &'a [Gpu], taken: Option<&NodeTaken>, requests: &'a [Request]) -> Self {
+    pub(crate) fn new(
+        node: &'a Node,
+        taken: Option<&NodeTaken>,
+        requests: &'a [Request],
+        judge: Option<&'a Judge<'a>>,
+    ) -> Self {
+        let gpus = &node.gpus;
         let taken_of = |gpu: &Gpu| taken.and_then(|t| t.gpus.get(&gpu.name)).copied().unwrap_or_default();
         let units = requests.iter().enumerate().flat_map(|(index, request)| {
             std::iter::repeat_with(move || Unit { request, index }).take(request.count as usize)
@@ -78,17 +52,26 @@ impl<'a> Fill<'a> {
             units: units.collect(),
             chosen: Vec::new(),
             steps: 0,
+            judge,
         }
+    }
+
+    fn solve(&mut self) -> bool {
+        let apart = self.requests_meet();
+        (apart && self.place(true)) || {
+            self.steps = 0;
+            self.place(false)
+        }
+    }
+
+    /// What is taken of each GPU with the pod on the node; `None` if it does not fit.
+    pub(crate) fn put(mut self) -> Option<Vec<Taken>> {
+        self.solve().then_some(self.taken)
     }
 
     /// Shares in the order of the requests, and how full the node is with them; `None` if they do not fit.
     pub(crate) fn run(mut self) -> Option<(Vec<PlacedShare>, Fullness)> {
-        let apart = self.requests_meet();
-        let done = (apart && self.place(true)) || {
-            self.steps = 0;
-            self.place(false)
-        };
-        if !done {
+        if !self.solve() {
             return None;
         }
         let share = |(unit, gpu): (&Unit<'_>, &usize)| {
@@ -97,7 +80,7 @@ impl<'a> Fill<'a> {
                 claim: unit.request.claim.clone(),
                 request: unit.request.name.clone(),
                 gpu: gpu.name.clone(),
-                memory: memory_of(unit.request.memory, gpu),
+                memory: memory_of(unit.request.memory, gpu.memory),
                 cores: unit.request.cores,
             }
         };
@@ -122,18 +105,17 @@ impl<'a> Fill<'a> {
         let next = self.chosen.len();
         let Some(unit) = self.units.get(next) else { return true };
         let request = unit.request;
-        let mut candidates: Vec<(crate::policy::Rank, usize)> = Vec::new();
+        let mut candidates: Vec<(Rank, usize)> = Vec::new();
         for (index, gpu) in self.gpus.iter().enumerate() {
-            if fits(gpu, &self.taken[index], request).is_err() || self.is_barred(next, index, apart) {
-                continue;
+            if Vacancy::of(gpu, &self.taken[index]).takes(request).is_ok()
+                && !self.is_barred(next, index, apart)
+            {
+                // Equal GPUs have equal ranks, and judging one is dear.
+                let is_same = |(_, other): &&(Rank, usize)| self.are_alike(*other, index);
+                let known = candidates.iter().rev().find(is_same).map(|(rank, _)| *rank);
+                let rank = known.unwrap_or_else(|| self.rank(request, index));
+                candidates.push((rank, index));
             }
-            let (memory, taken) = (memory_of(request.memory, gpu), &self.taken[index]);
-            let fullness = Fullness::new(
-                (taken.memory + memory, gpu.memory),
-                (u64::from(taken.cores + request.cores), gpu.cores.into()),
-                taken.shares,
-            );
-            candidates.push((request.gpu_policy.rank(fullness), index));
         }
         // GPUs are in the order of their names, so a stable sort leaves equal ones in it.
         candidates.sort_by_key(|(rank, _)| std::cmp::Reverse(*rank));
@@ -142,7 +124,7 @@ impl<'a> Fill<'a> {
             if self.steps > STEPS {
                 return false;
             }
-            let (memory, cores) = (memory_of(request.memory, &self.gpus[index]), request.cores);
+            let (memory, cores) = (memory_of(request.memory, self.gpus[index].memory), request.cores);
             self.taken[index].add(memory, cores);
             self.chosen.push(index);
             if self.place(apart) {
@@ -152,6 +134,34 @@ impl<'a> Fill<'a> {
             self.taken[index].sub(memory, cores);
         }
         false
+    }
+
+    fn are_alike(&self, a: usize, b: usize) -> bool {
+        let (x, y) = (&self.gpus[a], &self.gpus[b]);
+        self.taken[a] == self.taken[b] && (x.shape, x.memory, x.cores) == (y.shape, y.memory, y.cores)
+    }
+
+    /// Rank of a GPU that fits, with the request on it.
+    fn rank(&mut self, request: &Request, index: usize) -> Rank {
+        let (gpu, before) = (&self.gpus[index], self.taken[index]);
+        let memory = memory_of(request.memory, gpu.memory);
+        let by_fullness = request.gpu_policy.rank(Fullness::new(
+            (before.memory + memory, gpu.memory),
+            (u64::from(before.cores + request.cores), gpu.cores.into()),
+            before.shares,
+        ));
+        // Of several GPUs each goes to the fullest: their order among themselves says nothing yet.
+        if let Some(judge) = self.judge
+            && request.gpu_policy == Policy::LeastFragmentation
+            && request.count == 1
+        {
+            self.taken[index].add(memory, request.cores);
+            let worth = judge.worth(self.gpus, &self.taken);
+            self.taken[index] = before;
+            // Of equally good ones the fullest: the emptier are good for more than the mix knows.
+            return (worth, by_fullness.0);
+        }
+        by_fullness
     }
 
     /// Units of one request never share a GPU; units of one container do not while they are to be kept apart.

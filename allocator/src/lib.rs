@@ -10,12 +10,22 @@
 
 mod cluster;
 mod demand;
+mod exhaustive;
 mod fill;
+#[cfg(test)]
+mod fixture;
+mod fragmentation;
+mod index;
+mod mix;
 mod placement;
 mod plan;
 mod policy;
+mod refusal;
+mod summary;
+mod vacancy;
 
 pub use cluster::{Cluster, Gpu, GpuState, Node, Overcommitted, Room, Share};
-pub use demand::{Demand, MemoryAsk, NodeExclusion, Request, Shapes};
+pub use demand::{Demand, Exclusions, MemoryAsk, NodeExclusion, Request, Shapes};
+pub use mix::Mix;
 pub use placement::{GpuReason, NodeReason, PlacedShare, Placement, Refusal, Score};
 pub use policy::{POLICIES, Policy};

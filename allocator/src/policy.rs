@@ -6,12 +6,14 @@ mod spread;
 use crate::placement::Score;
 
 /// Order of candidates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Policy {
     /// Fullest first, the request included.
     Binpack,
     /// Emptiest first, the request included.
     Spread,
+    /// Least loss for the mix of demands seen so far ([`crate::fragmentation`]); as Binpack until one is learnt.
+    LeastFragmentation,
 }
 
 /// How full a node or GPU is with the request on it.
@@ -27,13 +29,17 @@ pub(crate) struct Fullness {
 pub(crate) type Rank = (i64, i64);
 
 /// Every policy by the name users write.
-pub const POLICIES: [(&str, Policy); 2] = [("Binpack", Policy::Binpack), ("Spread", Policy::Spread)];
+pub const POLICIES: [(&str, Policy); 3] = [
+    ("Binpack", Policy::Binpack),
+    ("Spread", Policy::Spread),
+    ("LeastFragmentation", Policy::LeastFragmentation),
+];
 
 impl Policy {
-    /// Ranks a candidate; equal ranks are told apart by name.
+    /// Ranks a candidate by how full it is; equal ranks are told apart by name.
     pub(crate) fn rank(self, fullness: Fullness) -> Rank {
         match self {
-            Self::Binpack => binpack::rank(fullness),
+            Self::Binpack | Self::LeastFragmentation => binpack::rank(fullness),
             Self::Spread => spread::rank(fullness),
         }
     }

@@ -16,17 +16,20 @@ pub enum Policy {
     Binpack,
     /// Emptiest first, the request included.
     Spread,
+    /// Least loss for the mix of demands seen so far.
+    LeastFragmentation,
 }
 
 impl Policy {
     /// Every policy, in the order of the documentation.
-    pub const ALL: [Policy; 2] = [Policy::Binpack, Policy::Spread];
+    pub const ALL: [Policy; 3] = [Policy::Binpack, Policy::Spread, Policy::LeastFragmentation];
 
     /// The name users write.
     pub const fn name(self) -> &'static str {
         match self {
             Policy::Binpack => "Binpack",
             Policy::Spread => "Spread",
+            Policy::LeastFragmentation => "LeastFragmentation",
         }
     }
 }
@@ -44,7 +47,7 @@ impl std::str::FromStr for Policy {
         Policy::ALL
             .into_iter()
             .find(|p| p.name() == s)
-            .ok_or_else(|| format!("unknown policy {s:?}: use Binpack or Spread"))
+            .ok_or_else(|| format!("unknown policy {s:?}: use Binpack, Spread or LeastFragmentation"))
     }
 }
 
@@ -167,7 +170,7 @@ mod tests {
             decode(json!({"apiVersion": API_VERSION, "kind": "ShareConfig", "placement": {"gpu": "Pack"}}));
         assert_eq!(
             e.unwrap_err(),
-            "parameters.placement.gpu: unknown variant `Pack`, expected `Binpack` or `Spread`"
+            "parameters.placement.gpu: unknown variant `Pack`, expected one of `Binpack`, `Spread`, `LeastFragmentation`"
         );
     }
 

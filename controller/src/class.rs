@@ -1,47 +1,16 @@
 //! DeviceClasses: which are ours, and which GPUs they and the requests' selectors match.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use k8s_openapi::api::resource::v1::{Device, DeviceClass, DeviceSelector};
-use vgpu_api::names::{DRIVER, is_our_class_name};
+use k8s_openapi::api::resource::v1::{DeviceClass, DeviceSelector};
+use vgpu_api::names::is_our_class_name;
 
 use crate::selector::{Cause, DeviceView, Selector, SelectorError};
+use crate::shapes::Shapes;
 
 /// Expressions kept compiled, and answers kept for each: far more than a cluster has in use.
 const KEPT: usize = 4096;
-
-/// GPUs that look the same to every selector share a shape.
-#[derive(Debug, Clone, Default)]
-pub struct Shapes {
-    numbers: BTreeMap<Arc<str>, u32>,
-    shapes: Vec<Shape>,
-}
-
-#[derive(Debug, Clone)]
-struct Shape {
-    /// What a selector can see of it, as text.
-    key: Arc<str>,
-    view: Arc<DeviceView>,
-}
-
-impl Shapes {
-    /// Shape of a device.
-    pub fn of(&mut self, device: &Device) -> u32 {
-        // Attributes and capacities are ordered maps, so equal devices give equal text.
-        let seen = (&device.attributes, &device.capacity, device.allow_multiple_allocations);
-        let key: Arc<str> = serde_json::to_string(&seen).unwrap_or_default().into();
-        let next = u32::try_from(self.shapes.len()).unwrap_or(u32::MAX);
-        *self.numbers.entry(key.clone()).or_insert_with(|| {
-            self.shapes.push(Shape { key, view: Arc::new(DeviceView::new(DRIVER, device)) });
-            next
-        })
-    }
-
-    fn all(&self) -> impl Iterator<Item = (u32, &Shape)> {
-        (0u32..).zip(&self.shapes)
-    }
-}
 
 /// Expressions by text, each with what it said about the shapes it has seen: none is evaluated twice.
 #[derive(Debug, Default)]
@@ -52,18 +21,19 @@ pub struct Selectors {
 #[derive(Debug)]
 struct Expression {
     compiled: Result<Selector, SelectorError>,
-    answers: Mutex<HashMap<Arc<str>, Result<bool, Cause>>>,
+    /// By the shape's number, which no other shape ever has.
+    answers: Mutex<HashMap<u32, Result<bool, Cause>>>,
 }
 
 impl Expression {
-    fn matches(&self, shape: &Shape) -> Result<bool, SelectorError> {
+    fn matches(&self, number: u32, view: &DeviceView) -> Result<bool, SelectorError> {
         let selector = self.compiled.as_ref().map_err(Clone::clone)?;
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         if answers.len() >= KEPT {
             answers.clear();
         }
-        let answer = answers.entry(shape.key.clone()).or_insert_with(|| selector.evaluate(&shape.view));
-        answer.clone().map_err(|cause| selector.failed(&shape.view, cause))
+        let answer = answers.entry(number).or_insert_with(|| selector.evaluate(view));
+        answer.clone().map_err(|cause| selector.failed(view, cause))
     }
 }
 
@@ -103,7 +73,8 @@ impl Selectors {
         if selectors.is_empty() {
             return Ok(vgpu_allocator::Shapes::Any);
         }
-        let mut chosen: Vec<(u32, &Shape)> = shapes.all().collect();
+        let mut chosen: Vec<(u32, &DeviceView)> = shapes.all().collect();
+        let all = chosen.len();
         for (at, selector) in selectors.iter().enumerate() {
             let text = selector.cel.as_ref().map(|c| c.expression.as_str()).unwrap_or_default();
             let expression = self.get(text);
@@ -112,12 +83,16 @@ impl Selectors {
                 return Err(Failed { at, error: error.clone() });
             }
             let mut kept = Vec::with_capacity(chosen.len());
-            for (number, shape) in chosen {
-                if expression.matches(shape).map_err(|error| Failed { at, error })? {
-                    kept.push((number, shape));
+            for (number, view) in chosen {
+                if expression.matches(number, view).map_err(|error| Failed { at, error })? {
+                    kept.push((number, view));
                 }
             }
             chosen = kept;
+        }
+        // Those that take every GPU are one kind of request, whatever GPUs there are.
+        if chosen.len() == all && all > 0 {
+            return Ok(vgpu_allocator::Shapes::Any);
         }
         let chosen: BTreeSet<u32> = chosen.into_iter().map(|(number, _)| number).collect();
         Ok(vgpu_allocator::Shapes::Of(chosen))
@@ -133,21 +108,27 @@ pub fn is_ours(class: &str, known: Option<&DeviceClass>, selectors: &Selectors, 
         known.and_then(|c| c.spec.selectors.as_deref()).into_iter().flatten().collect();
     // A class without selectors takes any device of any driver: claiming it for us would take others' pods.
     !own.is_empty()
-        && matches!(selectors.matching(&own, shapes), Ok(vgpu_allocator::Shapes::Of(chosen)) if !chosen.is_empty())
+        && match selectors.matching(&own, shapes) {
+            Ok(vgpu_allocator::Shapes::Of(chosen)) => !chosen.is_empty(),
+            Ok(vgpu_allocator::Shapes::Any) => true,
+            Err(_) => false,
+        }
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use vgpu_api::names::DRIVER;
 
     use super::*;
 
     fn shapes() -> Shapes {
+        let device = |(name, product): (&str, &str)| json!({"name": name, "attributes": {"productName": {"string": product}}});
+        let devices = [("gpu-a", "Tesla T4"), ("gpu-b", "Tesla T4"), ("gpu-c", "NVIDIA L4")].map(device);
+        let slice = json!({"metadata": {"name": "a"}, "spec": {"driver": DRIVER, "nodeName": "a", "devices": devices,
+            "pool": {"name": "a/gpu", "generation": 1, "resourceSliceCount": 1}}});
         let mut shapes = Shapes::default();
-        for (name, product) in [("gpu-a", "Tesla T4"), ("gpu-b", "Tesla T4"), ("gpu-c", "NVIDIA L4")] {
-            let device = json!({"name": name, "attributes": {"productName": {"string": product}}});
-            shapes.of(&serde_json::from_value(device).unwrap());
-        }
+        shapes.read(&[Arc::new(serde_json::from_value(slice).unwrap())], std::iter::empty());
         shapes
     }
 
@@ -155,19 +136,6 @@ mod tests {
         let class =
             json!({"metadata": {"name": "x"}, "spec": {"selectors": [{"cel": {"expression": expression}}]}});
         serde_json::from_value(class).unwrap()
-    }
-
-    #[test]
-    fn devices_alike_share_a_shape() {
-        assert_eq!(shapes().shapes.len(), 2);
-    }
-
-    #[test]
-    fn whether_a_device_can_be_shared_is_part_of_its_shape() {
-        let mut shapes = Shapes::default();
-        let device =
-            |shared| serde_json::from_value(json!({"name": "gpu", "allowMultipleAllocations": shared}));
-        assert_ne!(shapes.of(&device(true).unwrap()), shapes.of(&device(false).unwrap()));
     }
 
     #[test]

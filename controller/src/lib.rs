@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`controller`], [`leader`] | from the Lease to the end |
 //! | [`stores`] | what the watches have brought |
-//! | [`pod`], [`node`], [`class`], [`request`], [`slice`], [`quota`], [`preemption`] | pure: what an object means |
+//! | [`pod`], [`node`], [`class`], [`request`], [`shapes`], [`slice`], [`quota`], [`preemption`] | pure: what an object means |
 //! | [`model`] | all of it as the engine sees it |
 //! | [`planner`] | what is due, in what order |
 //! | [`allocation`] | the writes to claims and pods |
@@ -32,6 +32,7 @@ pub mod publisher;
 pub mod quota;
 pub mod request;
 pub mod selector;
+pub mod shapes;
 pub mod slice;
 pub mod stores;
 

@@ -7,22 +7,24 @@ use k8s_openapi::api::core::v1::{Node as KubeNode, NodeSelector, Pod};
 use k8s_openapi::api::resource::v1::{DeviceRequestAllocationResult, ResourceClaim};
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
-use vgpu_allocator::{Cluster, Node, NodeExclusion, Room, Share};
+use vgpu_allocator::{Cluster, Exclusions, Node, Room, Share};
 use vgpu_api::Quantity;
 use vgpu_api::names::{CORES, DRIVER, MEMORY, pool_node};
 
-use crate::class::Shapes;
 use crate::preemption::ByNode;
 use crate::quota::Quotas;
+use crate::shapes::Shapes;
 use crate::stores::Stores;
-use crate::{node, pod, slice};
+use crate::{node, pod};
 
 /// Everything a pass decides on.
 pub struct Model {
     /// The engine's view.
     pub cluster: Cluster,
-    /// GPUs by what selectors see of them.
-    pub shapes: Shapes,
+    /// Whether the cluster has been taught for LeastFragmentation.
+    pub taught: bool,
+    /// A node of each class: pods that name no node find the others of it alike.
+    pub classes: Vec<Arc<KubeNode>>,
     /// Nodes by name.
     pub nodes: BTreeMap<String, Arc<KubeNode>>,
     /// Claims by UID.
@@ -82,37 +84,41 @@ pub fn shares(claim: &ResourceClaim) -> Vec<Share> {
 
 impl Model {
     /// Of what the stores hold now.
-    pub fn build(stores: &Stores) -> Self {
-        let mut shapes = Shapes::default();
-        let mut gpus: BTreeMap<String, Vec<vgpu_allocator::Gpu>> = BTreeMap::new();
-        // The store's order is a hash map's; shapes are numbered in the order of names.
+    pub fn build(stores: &Stores, shapes: &mut Shapes) -> Self {
+        // The store's order is a hash map's; new shapes are numbered in the order of names.
         let mut slices = stores.slices.state();
         slices.sort_by_key(|s| s.name_any());
-        for slice in slices {
-            let Some(node) = slice.spec.node_name.clone() else { continue };
-            for device in slice.spec.devices.as_deref().unwrap_or_default() {
-                gpus.entry(node.clone()).or_default().extend(slice::engine_gpu(device, shapes.of(device)));
-            }
-        }
+        let (classes, claims) = (stores.classes.state(), stores.claims.state());
+        let of_classes = classes.iter().flat_map(|c| c.spec.selectors.iter().flatten());
+        let requests = claims.iter().filter_map(|c| c.spec.devices.as_ref()?.requests.as_deref()).flatten();
+        let of_requests = requests.filter_map(|r| r.exactly.as_ref()?.selectors.as_deref()).flatten();
+        let expressions =
+            of_classes.chain(of_requests).filter_map(|s| Some(s.cel.as_ref()?.expression.as_str()));
+        let mut gpus = shapes.read(&slices, expressions);
         let quotas = stores.quotas.state();
         let memory = gpus.values().flatten().map(|g| (g.name.as_str(), g.memory));
         let mut quotas = Quotas::new(quotas.iter().map(|q| &**q), memory);
         let mut cluster = Cluster::default();
         let nodes: BTreeMap<String, Arc<KubeNode>> =
             stores.nodes.state().into_iter().map(|n| (n.name_any(), n)).collect();
+        let (mut classes, mut known) = (Vec::new(), HashMap::new());
         for (name, found) in &nodes {
             let gpus = gpus.remove(name).unwrap_or_default();
-            cluster.set_node(name, Node { room: node::room(found), gpus });
+            let class = *known.entry(node::traits(found)).or_insert_with(|| {
+                classes.push(found.clone());
+                classes.len() as u32 - 1
+            });
+            cluster.set_node(name, Node { room: node::room(found), gpus, class });
         }
-        let mut claims = HashMap::new();
-        for claim in stores.claims.state() {
+        let mut by_uid = HashMap::new();
+        for claim in claims {
             let uid = claim.uid().unwrap_or_default();
             let held = shares(&claim);
             if !held.is_empty() {
                 quotas.hold(&claim.namespace().unwrap_or_default(), &held);
                 cluster.hold_claim(&uid, held);
             }
-            claims.insert(uid, claim);
+            by_uid.insert(uid, claim);
         }
         let mut users: HashMap<(String, String), Vec<Arc<Pod>>> = HashMap::new();
         let mut pods = stores.pods.state();
@@ -127,7 +133,18 @@ impl Model {
                 users.entry((namespace.clone(), claim)).or_default().push(found.clone());
             }
         }
-        Self { cluster, shapes, nodes, claims, pods, users, quotas, tenants: None, kept: Vec::new() }
+        Self {
+            cluster,
+            taught: false,
+            classes,
+            nodes,
+            claims: by_uid,
+            pods,
+            users,
+            quotas,
+            tenants: None,
+            kept: Vec::new(),
+        }
     }
 
     /// Holds a place for a pod (by UID) until [`Self::drop_places`], although others are still in it.
@@ -147,11 +164,14 @@ impl Model {
     }
 
     /// Nodes a pod may not go to, and why.
-    pub fn excluded(&self, pod: &Pod, volumes: &[NodeSelector]) -> BTreeMap<String, NodeExclusion> {
-        let reason = |(name, node): (&String, &Arc<KubeNode>)| {
-            node::exclusion(node, pod, volumes).map(|reason| (name.clone(), reason))
-        };
-        self.nodes.iter().filter_map(reason).collect()
+    pub fn excluded(&self, pod: &Pod, volumes: &[NodeSelector]) -> Exclusions {
+        let reason = |node: &KubeNode| node::exclusion(node, pod, volumes);
+        if node::asks_for_names(pod, volumes) {
+            let nodes = self.nodes.iter().filter_map(|(name, node)| Some((name.clone(), reason(node)?)));
+            return Exclusions { nodes: nodes.collect(), ..Exclusions::default() };
+        }
+        let classes = (0..).zip(&self.classes).filter_map(|(class, node)| Some((class, reason(node)?)));
+        Exclusions { classes: classes.collect(), ..Exclusions::default() }
     }
 }
 

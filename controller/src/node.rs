@@ -1,5 +1,7 @@
 //! Pure: whether a node takes a pod, by everything but GPUs and room.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::core::v1::{Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint};
 use kube::ResourceExt;
 use vgpu_allocator::{NodeExclusion, Room};
@@ -16,12 +18,59 @@ pub fn room(node: &Node) -> Room {
     }
 }
 
+/// Label that tells a node from all others.
+const HOSTNAME: &str = "kubernetes.io/hostname";
+
+/// What [`exclusion`] sees of a node besides its name.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub struct Traits {
+    labels: BTreeMap<String, String>,
+    /// Key, value, effect.
+    taints: Vec<(String, Option<String>, String)>,
+    unschedulable: bool,
+    ready: bool,
+}
+
+/// Nodes of equal traits are alike to every pod that does not [ask for names](asks_for_names).
+pub fn traits(node: &Node) -> Traits {
+    let mut labels = node.labels().clone();
+    labels.remove(HOSTNAME);
+    let spec = node.spec.as_ref();
+    let taints = spec.and_then(|s| s.taints.as_deref()).unwrap_or_default();
+    Traits {
+        labels,
+        taints: taints.iter().map(|t| (t.key.clone(), t.value.clone(), t.effect.clone())).collect(),
+        unschedulable: spec.is_some_and(|s| s.unschedulable == Some(true)),
+        ready: is_ready(node),
+    }
+}
+
+/// Whether a pod tells nodes apart by name.
+pub fn asks_for_names(pod: &Pod, volumes: &[NodeSelector]) -> bool {
+    let spec = pod.spec.as_ref();
+    let wanted = spec.and_then(|s| s.node_selector.as_ref());
+    let required = spec
+        .and_then(|s| s.affinity.as_ref())
+        .and_then(|a| a.node_affinity.as_ref())
+        .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
+    let names = |term: &NodeSelectorTerm| {
+        let labels = term.match_expressions.as_deref().unwrap_or_default();
+        term.match_fields.as_deref().is_some_and(|f| !f.is_empty())
+            || labels.iter().any(|r| r.key == HOSTNAME)
+    };
+    wanted.is_some_and(|w| w.contains_key(HOSTNAME))
+        || required.into_iter().chain(volumes).any(|s| s.node_selector_terms.iter().any(names))
+}
+
+fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
+    conditions.is_some_and(|c| c.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
+}
+
 /// Why a pod may not go there; `None` if it may.
 pub fn exclusion(node: &Node, pod: &Pod, volumes: &[NodeSelector]) -> Option<NodeExclusion> {
     let because = |reason: &str| Some(NodeExclusion(reason.to_owned()));
-    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
-    let ready = conditions.is_some_and(|c| c.iter().any(|c| c.type_ == "Ready" && c.status == "True"));
-    if !ready {
+    if !is_ready(node) {
         return because("NotReady");
     }
     let spec = pod.spec.as_ref();
@@ -158,6 +207,20 @@ mod tests {
         check(json!({}), affinity("Gt", &["3"]), None);
         check(json!({}), affinity("Lt", &["3"]), Some("NodeAffinityMismatch"));
         check(json!({}), affinity("NotIn", &["4"]), Some("NodeAffinityMismatch"));
+    }
+
+    #[test]
+    fn a_node_differs_by_name_only_to_pods_that_ask_for_names() {
+        let named = |name: &str| {
+            let mut found = node(json!({}));
+            found.metadata.name = Some(name.into());
+            found.metadata.labels.get_or_insert_default().insert(HOSTNAME.into(), name.into());
+            found
+        };
+        assert_eq!(traits(&named("node-a")), traits(&named("node-b")));
+        assert_ne!(traits(&named("node-a")), traits(&node(json!({"unschedulable": true}))));
+        assert!(asks_for_names(&pod(json!({"nodeSelector": {HOSTNAME: "node-a"}})), &[]));
+        assert!(!asks_for_names(&pod(json!({"nodeSelector": {"zone": "1"}})), &[]));
     }
 
     #[test]

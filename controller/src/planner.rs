@@ -1,6 +1,7 @@
 //! The task that decides: it looks at everything, does what is due, and sleeps until something changes.
 
 mod ganging;
+mod learning;
 mod preempting;
 mod upkeep;
 mod writer;
@@ -30,6 +31,7 @@ use crate::model::{self, Model};
 use crate::pod;
 use crate::publisher::Publisher;
 use crate::request::{self, Asked, Invalid, Known};
+use crate::shapes::Shapes;
 use crate::stores::Stores;
 use ganging::Gangs;
 use writer::{Report, Writer};
@@ -48,6 +50,7 @@ pub struct Planner {
     stores: Stores,
     defaults: Placement,
     selectors: Selectors,
+    shapes: Shapes,
     publisher: Publisher,
     gate: Gate,
     /// Pods (UIDs) with a write under way.
@@ -58,6 +61,7 @@ pub struct Planner {
     /// Whether pods may be evicted for others.
     preemption: bool,
     preempting: preempting::Preempting,
+    learning: learning::Learning,
 }
 
 /// Shares written, or being written, to a claim.
@@ -152,7 +156,9 @@ impl Planner {
             upkeep: upkeep::Upkeep::default(),
             preemption,
             preempting: preempting::Preempting::default(),
+            learning: learning::Learning::default(),
             selectors: Selectors::default(),
+            shapes: Shapes::default(),
             defaults,
         }
     }
@@ -194,7 +200,8 @@ impl Planner {
     /// Makes sure that no allocation a predecessor sent can take any more: claims it had guarded lose the guard, and with
     /// it the version the allocation was sent with. Some may have been cleared by it a moment ago, hence the rest.
     async fn fence(&mut self) {
-        let ours = self.our_classes(&Model::build(&self.stores));
+        let model = Model::build(&self.stores, &mut self.shapes);
+        let ours = self.our_classes(&model);
         let mut open = self.stores.claims.state();
         open.retain(|c| allocation::is_guarded(c) && !model::is_allocated(c));
         open.retain(|c| gate::classes(c.spec.devices.as_ref()).iter().any(|class| ours.contains(*class)));
@@ -230,7 +237,7 @@ impl Planner {
 
     async fn pass(&mut self) {
         self.publisher.sync(&self.stores, &self.writer.events).await;
-        let mut model = Model::build(&self.stores);
+        let mut model = Model::build(&self.stores, &mut self.shapes);
         self.settle_promises(&mut model);
         let ours = self.our_classes(&model);
         self.gate.sync(&self.stores, &|class| ours.contains(class)).await;
@@ -280,6 +287,7 @@ impl Planner {
                         tracing::debug!(pod = pod.name_any(), node, "allocated on a node that is gone");
                     }
                     model.cluster.hold_pod(&uid, pod::bound_to(pod).unwrap_or(&node), pod::room(pod));
+                    self.learn_of(pod, &claims, &ours);
                     for claim in claims.iter().filter(|_| pod::bound_to(pod).is_none()) {
                         self.upkeep.allocated(&uid, &node, &claim.uid().unwrap_or_default());
                     }
@@ -310,6 +318,7 @@ impl Planner {
             pods.iter().filter_map(|p| p.uid()).chain(model.claims.keys().cloned()).collect();
         self.upkeep.keep_only(&alive);
         self.preempting.keep_only(&alive);
+        self.learning.keep_only(&alive);
         let nodes: HashSet<String> = self.stores.gpu_nodes.state().iter().filter_map(|n| n.uid()).collect();
         self.writer.events.keep_only(&|uid| alive.contains(uid) || nodes.contains(uid));
     }
@@ -325,7 +334,7 @@ impl Planner {
         }
         let is_ours = |name: &String| {
             let known = self.stores.classes.get(&ObjectRef::new(name));
-            class::is_ours(name, known.as_deref(), &self.selectors, &model.shapes)
+            class::is_ours(name, known.as_deref(), &self.selectors, &self.shapes)
         };
         named.into_iter().filter(is_ours).collect()
     }
@@ -453,6 +462,8 @@ impl Planner {
             None => {
                 let found = self.demand(model, waiting, &waiting.open, ours, now);
                 let (demand, asked) = found.map_err(|(claim, invalid)| No::Invalid(claim, invalid))?;
+                self.learning.count(&uid, &demand);
+                self.learning.teach(model, &demand);
                 let began = std::time::Instant::now();
                 let answer = model.cluster.plan(&demand);
                 self.writer.metrics.plan_seconds.observe(began.elapsed().as_secs_f64());
@@ -483,7 +494,7 @@ impl Planner {
     /// The rest of a plan of which a part is written: the plan of the whole pod, if it gives the allocated claims what they
     /// have. Otherwise the world has changed, and the rest is planned by itself.
     fn complete(
-        &self,
+        &mut self,
         model: &mut Model,
         waiting: &Waiting,
         ours: &HashSet<String>,
@@ -495,6 +506,7 @@ impl Planner {
             return None;
         }
         let (demand, asked) = self.demand(model, waiting, &waiting.claims, ours, now).ok()?;
+        self.learning.teach(model, &demand);
         held.iter().for_each(|(_, claim)| model.cluster.drop_claim(&uid(claim)));
         let placed = model.cluster.plan(&demand);
         held.iter().for_each(|(_, claim)| model.cluster.hold_claim(&uid(claim), model::shares(claim)));
@@ -508,6 +520,17 @@ impl Planner {
         held.iter().all(agrees).then_some((demand, placed, asked))
     }
 
+    fn read(&self, claim: &ResourceClaim, ours: &HashSet<String>) -> Result<Asked, Invalid> {
+        let known = Known {
+            classes: &|name| self.stores.classes.get(&ObjectRef::new(name)),
+            is_ours: &|name| ours.contains(name),
+            selectors: &self.selectors,
+            shapes: &self.shapes,
+            defaults: self.defaults,
+        };
+        request::read(claim, &known)
+    }
+
     /// What claims of a pod ask of the engine, and of each claim what its allocation needs.
     #[allow(clippy::type_complexity, reason = "an error is the claim it is about and what is wrong with it")]
     fn demand(
@@ -519,17 +542,10 @@ impl Planner {
         now: Instant,
     ) -> Result<(Demand, Vec<Asked>), (Arc<ResourceClaim>, Invalid)> {
         let pod = &waiting.pod;
-        let known = Known {
-            classes: &|name| self.stores.classes.get(&ObjectRef::new(name)),
-            is_ours: &|name| ours.contains(name),
-            selectors: &self.selectors,
-            shapes: &model.shapes,
-            defaults: self.defaults,
-        };
         let (mut requests, mut all, mut policies): (Vec<Request>, Vec<Asked>, Vec<Policy>) =
             Default::default();
         for (name, claim) in claims {
-            let mut asked = request::read(claim, &known).map_err(|i| (claim.clone(), i))?;
+            let mut asked = self.read(claim, ours).map_err(|i| (claim.clone(), i))?;
             for request in &mut asked.requests {
                 request.containers = pod::users(pod, name, &request.name);
             }
@@ -547,7 +563,7 @@ impl Planner {
         let penalties = self.upkeep.avoided(&pod.uid().unwrap_or_default(), now);
         // The node others are preempted on for this pod is the one to go to, whatever was before.
         for node in penalties.into_iter().filter(|n| bound.is_none() && nominated != Some(n.as_str())) {
-            excluded.entry(node).or_insert(NodeExclusion("RejectedByScheduler".to_owned()));
+            excluded.nodes.entry(node).or_insert(NodeExclusion("RejectedByScheduler".to_owned()));
         }
         let only_node = bound.or(waiting.node.as_deref()).or(nominated).map(str::to_owned);
         let room = if bound.is_some() { Default::default() } else { pod::room(pod) };

@@ -11,7 +11,8 @@ use vgpu_allocator::{MemoryAsk, Policy as EnginePolicy, Request};
 use vgpu_api::names::{CORES, DRIVER, MEMORY, MEMORY_PERCENT, SHARES};
 use vgpu_api::{MIB, Placement, Policy, Quantity, ShareConfig};
 
-use crate::class::{Selectors, Shapes};
+use crate::class::Selectors;
+use crate::shapes::Shapes;
 
 /// What is wrong with a claim. The text names field, value and cure; the object is added by who says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +56,7 @@ fn engine(policy: Policy) -> EnginePolicy {
     match policy {
         Policy::Binpack => EnginePolicy::Binpack,
         Policy::Spread => EnginePolicy::Spread,
+        Policy::LeastFragmentation => EnginePolicy::LeastFragmentation,
     }
 }
 

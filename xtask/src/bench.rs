@@ -4,6 +4,7 @@
 //! `{"<metric>": {"value", "unit", "baseline", "goal", "ok"}}` as its last line; `baseline` and `goal` may be null.
 //! A missed goal is a result, not an error: the exit status says whether everything could be measured.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
 
@@ -13,8 +14,9 @@ use serde_json::{Map, Value};
 use crate::cargo;
 
 /// Every bench: name, package, what it measures.
-const BENCHES: [(&str, &str, &str); 3] = [
+const BENCHES: [(&str, &str, &str); 4] = [
     ("allocator", "vgpu-allocator", "time of one placement decision, memory per GPU"),
+    ("placement", "vgpu-allocator", "GPU allocation on published traces, by policy; takes minutes"),
     (
         "prepare",
         "vgpu-kubelet-plugin",
@@ -27,6 +29,9 @@ const BENCHES: [(&str, &str, &str); 3] = [
 pub(crate) struct Args {
     /// Which bench; none runs all.
     name: Option<String>,
+    /// Replay the traces of this folder instead of the project's (`placement` only).
+    #[arg(long, value_name = "DIR")]
+    traces: Option<PathBuf>,
     /// Write the results there.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -42,10 +47,20 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             names.join(", ")
         );
     }
+    let mut options: Vec<OsString> = Vec::new();
+    if args.name.as_deref() == Some("placement") {
+        // Asked for by name, it renews the documentation's tables and plot.
+        options.extend(["--docs".into(), cargo::root().join("docs").into()]);
+    }
+    if let Some(folder) = &args.traces {
+        ensure!(args.name.as_deref() == Some("placement"), "only the bench placement takes --traces");
+        let folder = folder.canonicalize().with_context(|| format!("no folder {}", folder.display()))?;
+        options.extend(["--traces".into(), folder.into()]);
+    }
     let mut all = Map::new();
     for (name, package, what) in chosen {
         println!("=== {name}: {what}");
-        let metrics = measure(name, package)?;
+        let metrics = measure(name, package, &options)?;
         print_table(&metrics);
         all.extend(metrics);
     }
@@ -60,9 +75,10 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn measure(name: &str, package: &str) -> anyhow::Result<Map<String, Value>> {
+fn measure(name: &str, package: &str, options: &[OsString]) -> anyhow::Result<Map<String, Value>> {
     let out = cargo::command()
-        .args(["bench", "--package", package, "--bench", name])
+        .args(["bench", "--package", package, "--bench", name, "--"])
+        .args(options)
         .stderr(Stdio::inherit())
         .output()
         .context("cannot start cargo")?;

@@ -118,7 +118,7 @@ fn the_claims_configuration_lies_over_the_classs() {
 fn a_misspelt_policy_is_named_with_its_place() {
     let invalid = read_claim(json!({}), share_config(json!({"gpu": "Bin"}))).unwrap_err();
     assert_eq!(invalid.reason, "InvalidShareConfig");
-    let want = "spec.devices.config[0].opaque.parameters.placement.gpu: unknown variant `Bin`, expected `Binpack` or `Spread`";
+    let want = "spec.devices.config[0].opaque.parameters.placement.gpu: unknown variant `Bin`, expected one of `Binpack`, `Spread`, `LeastFragmentation`";
     assert_eq!(invalid.note, want);
 }
 

@@ -1,0 +1,190 @@
+//! Why a pod fits nowhere: whole blocks of nodes at once where their summary tells, node by node where it does not.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::cluster::Cluster;
+use crate::demand::{Demand, MemoryAsk, Request};
+use crate::index::{Index, Kind};
+use crate::placement::{GpuReason, NodeReason, Refusal};
+use crate::plan::{all_have, node_reason, room_reason};
+use crate::summary::Summary;
+use crate::vacancy::{Vacancy, memory_of};
+
+impl Cluster {
+    pub(crate) fn refuse(&self, index: &Index, demand: &Demand) -> Refusal {
+        let mut refusal = Refusal::default();
+        // Nodes ruled out by name, by kind: the blocks they are in are looked at node by node.
+        let mut named: BTreeMap<_, BTreeSet<usize>> = BTreeMap::new();
+        let by_name = demand.excluded.nodes.keys().chain(&demand.only_node);
+        for (kind, key) in by_name.filter_map(|name| index.place(name)) {
+            let block = index.kinds.get(kind).and_then(|k| k.find(key));
+            named.entry(kind).or_default().extend(block.map(|b| b.0));
+        }
+        for (key, kind) in &index.kinds {
+            if kind.key.gpus.is_empty() {
+                continue;
+            }
+            let blocks = named.get(key);
+            if blocks.is_none() && demand.only_node.is_none() && refusal.add_kind(kind, demand) {
+                continue;
+            }
+            for (at, block) in kind.blocks.iter().enumerate() {
+                refusal.gpus += block.summary.gpus;
+                let is_plain = blocks.is_none_or(|b| !b.contains(&at));
+                if is_plain && refusal.add_nodes(kind, &block.summary, demand) {
+                    continue;
+                }
+                for seat in &block.seats {
+                    let name = &*seat.key.name;
+                    let is_named = demand.excluded.nodes.contains_key(name) || demand.only_node.is_some();
+                    let node = is_named.then(|| self.nodes.get(name)).flatten();
+                    let reason = node.and_then(|node| node_reason(name, node, self.taken(name), demand));
+                    if let Some(reason) = reason {
+                        *refusal.node_reasons.entry(reason).or_default() += 1;
+                    } else if is_named || !refusal.add_nodes(kind, &seat.summary, demand) {
+                        seat.vacancies.iter().for_each(|v| refusal.add_gpus(v, 1, demand));
+                    }
+                }
+            }
+        }
+        refusal
+    }
+}
+
+impl Refusal {
+    /// Counts all nodes of a kind if none of them is out or lacks CPU, memory or places; false if one does.
+    fn add_kind(&mut self, kind: &Kind, demand: &Demand) -> bool {
+        let has_room = |nodes: &Summary| {
+            room_reason(&demand.room, (nodes.cpu.min, nodes.memory.min, nodes.pods.min)).is_none()
+        };
+        if demand.excluded.classes.contains_key(&kind.key.class)
+            || !kind.blocks.iter().all(|block| has_room(&block.summary))
+        {
+            return false;
+        }
+        for (vacancy, count) in &kind.vacancies {
+            self.gpus += count;
+            self.add_gpus(vacancy, *count, demand);
+        }
+        true
+    }
+
+    /// Counts nodes of a kind whose summary tells the reason for all of them; false if it does not.
+    fn add_nodes(&mut self, kind: &Kind, nodes: &Summary, demand: &Demand) -> bool {
+        let whole = if demand.only_node.is_some() {
+            Some(NodeReason::NotTheNode)
+        } else if let Some(reason) = demand.excluded.classes.get(&kind.key.class) {
+            Some(NodeReason::Excluded(reason.clone()))
+        } else {
+            let worst = room_reason(&demand.room, (nodes.cpu.min, nodes.memory.min, nodes.pods.min));
+            // The first that any node lacks is the reason of all only if all lack that.
+            let best = match &worst {
+                Some(NodeReason::InsufficientCpu) => (nodes.cpu.max, i64::MAX, i64::MAX),
+                Some(NodeReason::InsufficientHostMemory) => (i64::MAX, nodes.memory.max, i64::MAX),
+                _ => (i64::MAX, i64::MAX, nodes.pods.max),
+            };
+            if worst.is_some() && room_reason(&demand.room, best).is_none() {
+                return false;
+            }
+            worst
+        };
+        if let Some(reason) = whole {
+            *self.node_reasons.entry(reason).or_default() += nodes.nodes;
+            return true;
+        }
+        if demand.requests.is_empty() {
+            return true;
+        }
+        let Some(open) = Open::of(kind, nodes, demand) else { return false };
+        let mut add = |reason, count: u32| {
+            if count > 0 {
+                *self.gpu_reasons.entry(reason).or_default() += count;
+            }
+        };
+        add(GpuReason::Unhealthy, nodes.unhealthy);
+        add(open.crowded, nodes.crowded);
+        let count = nodes.gpus - nodes.unhealthy - nodes.crowded;
+        add(open.reason, count);
+        if count > 0 {
+            self.note(open.reason, open.free, open.asked);
+        }
+        true
+    }
+
+    /// Counts GPUs of one vacancy: the reason is that of the first request if no request fits, else that it is not enough.
+    pub(crate) fn add_gpus(&mut self, gpu: &Vacancy, count: u32, demand: &Demand) {
+        let Some(request) = demand.requests.first() else { return };
+        let reason = match gpu.takes(request) {
+            Err(reason) if demand.requests[1..].iter().all(|r| gpu.takes(r).is_err()) => reason,
+            _ => GpuReason::NotEnoughGpus,
+        };
+        self.note(reason, (gpu.memory, gpu.cores), (memory_of(request.memory, gpu.capacity), request.cores));
+        *self.gpu_reasons.entry(reason).or_default() += count;
+    }
+
+    /// Keeps the most that is free of what was lacking; among equals the least that was asked.
+    fn note(&mut self, reason: GpuReason, free: (u64, u32), asked: (u64, u32)) {
+        use std::cmp::Reverse;
+        match reason {
+            GpuReason::InsufficientMemory => {
+                let (free, Reverse(asked)) = self.memory.map_or((free.0, Reverse(asked.0)), |(f, a)| {
+                    (f, Reverse(a)).max((free.0, Reverse(asked.0)))
+                });
+                self.memory = Some((free, asked));
+            }
+            GpuReason::InsufficientCores => {
+                let most = self.cores.map_or(free.1, |(f, _)| f.max(free.1));
+                self.cores = Some((most, asked.1));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The one reason of all open GPUs of some nodes, and that of the crowded ones.
+struct Open {
+    reason: GpuReason,
+    crowded: GpuReason,
+    free: (u64, u32),
+    asked: (u64, u32),
+}
+
+impl Open {
+    /// `None` if they have several.
+    fn of(kind: &Kind, nodes: &Summary, demand: &Demand) -> Option<Self> {
+        let first = demand.requests.first()?;
+        let capacity = kind.key.gpus.first()?.1;
+        let matches = |request: &Request| {
+            let mut gpus = kind.key.gpus.iter().map(|g| request.shapes.contains(g.0));
+            let matches = gpus.next()?;
+            gpus.all(|m| m == matches).then_some(matches)
+        };
+        let reason_of = |request: &Request| {
+            if !kind.key.is_even() && !matches!(request.memory, MemoryAsk::Bytes(_)) {
+                return None;
+            }
+            let memory = i64::try_from(memory_of(request.memory, capacity)).unwrap_or(i64::MAX);
+            Some(if !matches(request)? {
+                GpuReason::ModelMismatch
+            } else if !all_have(nodes.gpu_memory, memory)? {
+                GpuReason::InsufficientMemory
+            } else if !all_have(nodes.gpu_cores, request.cores.into())? {
+                GpuReason::InsufficientCores
+            } else {
+                GpuReason::NotEnoughGpus
+            })
+        };
+        let mut reason = reason_of(first)?;
+        for request in &demand.requests[1..] {
+            if reason_of(request)? == GpuReason::NotEnoughGpus {
+                reason = GpuReason::NotEnoughGpus;
+            }
+        }
+        let crowded = if matches(first)? { GpuReason::NoSharesLeft } else { GpuReason::ModelMismatch };
+        let free = (
+            u64::try_from(nodes.gpu_memory.max).unwrap_or(0),
+            u32::try_from(nodes.gpu_cores.max).unwrap_or(0),
+        );
+        Some(Self { reason, crowded, free, asked: (memory_of(first.memory, capacity), first.cores) })
+    }
+}

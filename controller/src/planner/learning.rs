@@ -1,0 +1,66 @@
+//! The mix of requests that LeastFragmentation places by: of every pod with shares that is, or was, there.
+//!
+//! Nothing of it is stored. A controller that starts counts the pods it finds, and goes on from there.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::resource::v1::ResourceClaim;
+use kube::ResourceExt;
+use vgpu_allocator::{Demand, Mix, Policy};
+
+use super::Planner;
+use crate::model::Model;
+use crate::pod;
+
+/// What pods asked for so far.
+#[derive(Default)]
+pub(super) struct Learning {
+    mix: Mix,
+    /// Pods (UIDs) that are counted and not gone.
+    counted: HashSet<String>,
+}
+
+impl Learning {
+    /// Counts a pod once, whether it is placed or not.
+    pub(super) fn count(&mut self, pod: &str, demand: &Demand) {
+        if self.counted.insert(pod.to_owned()) {
+            self.mix.arrived(demand);
+        }
+    }
+
+    /// Pods that are not alive have left.
+    pub(super) fn keep_only(&mut self, alive: &HashSet<String>) {
+        let before = self.counted.len();
+        self.counted.retain(|uid| alive.contains(uid));
+        (self.counted.len()..before).for_each(|_| self.mix.departed());
+    }
+
+    /// Hands what is known to the model, once, if the pod asks for a policy that needs it.
+    pub(super) fn teach(&mut self, model: &mut Model, demand: &Demand) {
+        let asks = demand.node_policy == Policy::LeastFragmentation
+            || demand.requests.iter().any(|r| r.gpu_policy == Policy::LeastFragmentation);
+        if asks && !model.taught {
+            model.taught = true;
+            self.mix.draw();
+            model.cluster.learn(&self.mix);
+        }
+    }
+}
+
+impl Planner {
+    /// Counts a pod whose claims are allocated already, if it is not counted: it was placed before this controller began.
+    pub(super) fn learn_of(&mut self, pod: &Pod, claims: &[Arc<ResourceClaim>], ours: &HashSet<String>) {
+        let uid = pod.uid().unwrap_or_default();
+        if self.learning.counted.contains(&uid) {
+            return;
+        }
+        let asked = claims.iter().filter_map(|claim| self.read(claim, ours).ok());
+        let requests = asked.flat_map(|asked| asked.requests).collect();
+        let excluded = Default::default();
+        let node_policy = Policy::Binpack;
+        let demand = Demand { room: pod::room(pod), requests, node_policy, only_node: None, excluded };
+        self.learning.count(&uid, &demand);
+    }
+}
