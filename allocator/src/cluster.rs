@@ -150,8 +150,26 @@ impl Cluster {
     /// Adds a node or replaces what is known of it; holdings stay.
     pub fn set_node(&mut self, name: &str, mut node: Node) {
         node.gpus.sort_by(|a, b| a.name.cmp(&b.name));
-        self.nodes.insert(name.to_owned(), node);
-        self.touch(name);
+        if self.nodes.get(name) != Some(&node) {
+            self.nodes.insert(name.to_owned(), node);
+            self.touch(name);
+        }
+    }
+
+    /// Forgets the nodes (by name) and holdings (by UID) that are not to be kept. A caller that states everything it knows,
+    /// time and again, does so in between: what it states unchanged costs next to nothing.
+    pub fn keep_only(
+        &mut self,
+        node: impl Fn(&str) -> bool,
+        pod: impl Fn(&str) -> bool,
+        claim: impl Fn(&str) -> bool,
+    ) {
+        let nodes: Vec<String> = self.nodes.keys().filter(|name| !node(name)).cloned().collect();
+        let pods: Vec<String> = self.pods.keys().filter(|uid| !pod(uid)).cloned().collect();
+        let claims: Vec<String> = self.claims.keys().filter(|uid| !claim(uid)).cloned().collect();
+        nodes.iter().for_each(|name| self.remove_node(name));
+        pods.iter().for_each(|uid| self.drop_pod(uid));
+        claims.iter().for_each(|uid| self.drop_claim(uid));
     }
 
     /// Forgets a node; holdings on it stay known.
@@ -192,6 +210,9 @@ impl Cluster {
 
     /// A pod (by UID) takes room on a node; replaces what that pod held before.
     pub fn hold_pod(&mut self, pod: &str, node: &str, room: Room) {
+        if self.pods.get(pod).is_some_and(|(on, held)| on == node && *held == room) {
+            return;
+        }
         self.drop_pod(pod);
         let taken = &mut self.taken.entry(node.to_owned()).or_default().room;
         taken.cpu_milli = taken.cpu_milli.saturating_add(room.cpu_milli);
@@ -215,6 +236,9 @@ impl Cluster {
 
     /// A claim (by UID) holds these shares; replaces what that claim held before.
     pub fn hold_claim(&mut self, claim: &str, shares: Vec<Share>) {
+        if self.claims.get(claim) == Some(&shares) {
+            return;
+        }
         self.drop_claim(claim);
         for share in &shares {
             let gpus = &mut self.taken.entry(share.node.clone()).or_default().gpus;

@@ -104,7 +104,7 @@ impl Summary {
                 sum.unhealthy += 1;
                 continue;
             }
-            if gpu.is_crowded {
+            if gpu.places == 0 {
                 sum.crowded += 1;
                 continue;
             }
