@@ -1,6 +1,6 @@
 //! Why a pod fits nowhere: whole blocks of nodes at once where their summary tells, node by node where it does not.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::cluster::Cluster;
 use crate::demand::{Demand, MemoryAsk, Request};
@@ -52,19 +52,32 @@ impl Cluster {
 }
 
 impl Refusal {
-    /// Counts all nodes of a kind if none of them is out or lacks CPU, memory or places; false if one does.
+    /// Counts all nodes of a kind, of which none is ruled out by name: GPUs that are alike together, and one by one those of
+    /// nodes that lack CPU, memory or places. False if these are many, or the kind is out; then nothing is counted.
     fn add_kind(&mut self, kind: &Kind, demand: &Demand) -> bool {
-        let has_room = |nodes: &Summary| {
-            room_reason(&demand.room, (nodes.cpu.min, nodes.memory.min, nodes.pods.min)).is_none()
-        };
-        if demand.excluded.classes.contains_key(&kind.key.class)
-            || !kind.blocks.iter().all(|block| has_room(&block.summary))
-        {
+        if demand.excluded.classes.contains_key(&kind.key.class) {
             return false;
+        }
+        let reason = |s: &Summary| room_reason(&demand.room, (s.cpu.min, s.memory.min, s.pods.min));
+        let (mut lacking, mut nodes) = (Vec::new(), 0);
+        for block in &kind.blocks {
+            nodes += block.seats.len();
+            if reason(&block.summary).is_some() {
+                lacking.extend(block.seats.iter().filter_map(|s| Some((s, reason(&s.summary)?))));
+            }
+        }
+        if lacking.len() > nodes / 8 {
+            return false;
+        }
+        let mut without: HashMap<&Vacancy, u32> = HashMap::new();
+        for (seat, reason) in lacking {
+            *self.node_reasons.entry(reason).or_default() += 1;
+            seat.vacancies.iter().for_each(|v| *without.entry(v).or_default() += 1);
         }
         for (vacancy, count) in &kind.vacancies {
             self.gpus += count;
-            self.add_gpus(vacancy, *count, demand);
+            let without = if without.is_empty() { 0 } else { without.get(vacancy).copied().unwrap_or(0) };
+            self.add_gpus(vacancy, count - without, demand);
         }
         true
     }
@@ -113,7 +126,7 @@ impl Refusal {
 
     /// Counts GPUs of one vacancy: the reason is that of the first request if no request fits, else that it is not enough.
     pub(crate) fn add_gpus(&mut self, gpu: &Vacancy, count: u32, demand: &Demand) {
-        let Some(request) = demand.requests.first() else { return };
+        let Some(request) = demand.requests.first().filter(|_| count > 0) else { return };
         let reason = match gpu.takes(request) {
             Err(reason) if demand.requests[1..].iter().all(|r| gpu.takes(r).is_err()) => reason,
             _ => GpuReason::NotEnoughGpus,

@@ -8,7 +8,7 @@ use crate::placement::GpuReason;
 const MIB: u64 = 1 << 20;
 
 /// A GPU as requests see it: two of equal vacancy are alike to every request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Vacancy {
     pub(crate) shape: u32,
     pub(crate) is_unhealthy: bool,

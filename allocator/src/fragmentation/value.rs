@@ -11,7 +11,7 @@ use crate::vacancy::memory_of;
 /// One GPU, as amounts.
 pub(crate) const WHOLE: u32 = 100_000;
 /// Values remembered of late; as many older ones are kept beside them. So many fill a hash table to the brim.
-const MEMO: usize = (1 << 18) / 8 * 7;
+const MEMO: usize = (1 << 17) / 8 * 7;
 const MIB: u64 = 1 << 20;
 /// GPUs of a node that are looked at for one pod.
 const MOST: usize = 64;
@@ -49,6 +49,10 @@ struct Offer {
     memory: i64,
     /// Offered amount, whether it fits or not.
     amount: u64,
+    /// Of the first GPU: where GPUs are alike, of each.
+    need: (u32, u32, u32),
+    /// Least memory and cores of `needs`; more than there can be if it can go nowhere.
+    least: (u32, u32),
     /// By GPU.
     needs: Vec<Need>,
 }
@@ -57,6 +61,8 @@ struct Offer {
 #[derive(Debug)]
 struct Offers {
     pods: Vec<Offer>,
+    /// Least memory and cores that any of them takes of a GPU.
+    fewest: (u32, u32),
     /// Least amount that any of them takes of a GPU.
     least: u32,
 }
@@ -175,18 +181,25 @@ impl Offers {
                     spec.shapes.contains(shape) && u64::from(part.0) <= memory / MIB && part.1 <= cores;
                 fits.then(|| (part.0, part.1, amount(part, (memory, cores), has_cores)))
             };
+            let needs: Vec<Need> = make.gpus.iter().map(need).collect();
+            let fewest = |part: fn(&(u32, u32, u32)) -> u32| needs.iter().flatten().map(part).min();
+            let least = (fewest(|n| n.0).unwrap_or(u32::MAX), fewest(|n| n.1).unwrap_or(u32::MAX));
             let of_one = make.gpus.first().map_or(0, |g| amount_of(spec, (g.1, g.2), has_cores));
             Offer {
                 count: spec.count,
                 cpu_milli: spec.cpu_milli as i64,
                 memory: spec.host_memory.div_ceil(MIB) as i64,
                 amount: u64::from(of_one) * u64::from(spec.count),
-                needs: make.gpus.iter().map(need).collect(),
+                need: needs.first().copied().flatten().unwrap_or_default(),
+                least,
+                needs,
             }
         };
         let pods: Vec<Offer> = drawn.specs.iter().map(offer).collect();
         let least = pods.iter().flat_map(|p| p.needs.iter().flatten()).map(|n| n.2).min();
-        Self { pods, least: least.unwrap_or(0) }
+        let fewest = |part: fn(&Offer) -> u32| pods.iter().map(part).min().unwrap_or(0);
+        let fewest = (fewest(|p| p.least.0), fewest(|p| p.least.1));
+        Self { pods, fewest, least: least.unwrap_or(0) }
     }
 }
 
@@ -245,15 +258,19 @@ fn play(left: &mut [Left], state: &State, offers: &Offers, sequence: &[u16], hor
     let (mut offered, mut placed, mut sum, mut passed) = (0, 0, 0, 0);
     // Where GPUs are alike they stay in the order of what is left, and those before this one take nothing any more.
     let mut full = 0;
+    let most = |left: &[Left]| left.iter().fold((0, 0), |most, l| (l.1.max(most.0), l.2.max(most.1)));
+    let mut largest = most(left);
     for pod in sequence {
         let pod = &offers.pods[usize::from(*pod)];
         offered += pod.amount;
-        if pod.cpu_milli <= cpu && pod.memory <= memory {
+        let may = pod.least.0 <= largest.0 && pod.least.1 <= largest.1;
+        if may && pod.cpu_milli <= cpu && pod.memory <= memory {
             let put = if state.make.is_even { put_even(&mut left[full..], pod) } else { put(left, pod) };
             if put > 0 {
                 cpu -= pod.cpu_milli;
                 memory -= pod.memory;
                 placed += put;
+                largest = most(left);
                 while state.make.is_even && left.get(full).is_some_and(|l| l.0 < offers.least) {
                     full += 1;
                 }
@@ -263,7 +280,8 @@ fn play(left: &mut [Left], state: &State, offers: &Offers, sequence: &[u16], hor
             sum += placed;
             passed += 1;
         }
-        if passed == horizons.len() || full == left.len() {
+        let is_full = largest.0 < offers.fewest.0 || largest.1 < offers.fewest.1;
+        if passed == horizons.len() || is_full || full == left.len() {
             break;
         }
     }
@@ -272,7 +290,7 @@ fn play(left: &mut [Left], state: &State, offers: &Offers, sequence: &[u16], hor
 
 /// Puts one pod on its best-fit GPUs of those that are alike, from the fullest on; the amount, or 0 if it does not fit.
 fn put_even(left: &mut [Left], pod: &Offer) -> u64 {
-    let Some(Some((memory, cores, amount))) = pod.needs.first().copied() else { return 0 };
+    let (memory, cores, amount) = pod.need;
     let fits = |l: &Left| l.1 >= memory && l.2 >= cores;
     let take = |l: &mut Left| *l = (l.0.saturating_sub(amount), l.1 - memory, l.2 - cores);
     if pod.count == 1 {
