@@ -1,9 +1,10 @@
 //! Why a pod fits nowhere: whole blocks of nodes at once where their summary tells, node by node where it does not.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::Cluster;
 use crate::demand::{Demand, MemoryAsk, Request};
+use crate::hash::QuickMap;
 use crate::index::{Index, Kind};
 use crate::placement::{GpuReason, NodeReason, Refusal};
 use crate::plan::{all_have, node_reason, room_reason};
@@ -69,15 +70,22 @@ impl Refusal {
         if lacking.len() > nodes / 8 {
             return false;
         }
-        let mut without: HashMap<&Vacancy, u32> = HashMap::new();
+        let mut without: QuickMap<&Vacancy, u32> = QuickMap::default();
         for (seat, reason) in lacking {
             *self.node_reasons.entry(reason).or_default() += 1;
             seat.vacancies.iter().for_each(|v| *without.entry(v).or_default() += 1);
         }
+        let mut counts = [0; GpuReason::ALL.len()];
         for (vacancy, count) in &kind.vacancies {
             self.gpus += count;
-            let without = if without.is_empty() { 0 } else { without.get(vacancy).copied().unwrap_or(0) };
-            self.add_gpus(vacancy, count - without, demand);
+            let without = if without.is_empty() { None } else { without.get(vacancy) };
+            let count = count - without.unwrap_or(&0);
+            if let Some(reason) = self.reason(vacancy, count, demand) {
+                counts[reason as usize] += count;
+            }
+        }
+        for (reason, count) in GpuReason::ALL.into_iter().zip(counts).filter(|c| c.1 > 0) {
+            *self.gpu_reasons.entry(reason).or_default() += count;
         }
         true
     }
@@ -124,15 +132,22 @@ impl Refusal {
         true
     }
 
-    /// Counts GPUs of one vacancy: the reason is that of the first request if no request fits, else that it is not enough.
+    /// Counts GPUs of one vacancy.
     pub(crate) fn add_gpus(&mut self, gpu: &Vacancy, count: u32, demand: &Demand) {
-        let Some(request) = demand.requests.first().filter(|_| count > 0) else { return };
+        if let Some(reason) = self.reason(gpu, count, demand) {
+            *self.gpu_reasons.entry(reason).or_default() += count;
+        }
+    }
+
+    /// The reason of so many GPUs of one vacancy: that of the first request if no request fits, else that it is not enough.
+    fn reason(&mut self, gpu: &Vacancy, count: u32, demand: &Demand) -> Option<GpuReason> {
+        let request = demand.requests.first().filter(|_| count > 0)?;
         let reason = match gpu.takes(request) {
             Err(reason) if demand.requests[1..].iter().all(|r| gpu.takes(r).is_err()) => reason,
             _ => GpuReason::NotEnoughGpus,
         };
         self.note(reason, (gpu.memory, gpu.cores), (memory_of(request.memory, gpu.capacity), request.cores));
-        *self.gpu_reasons.entry(reason).or_default() += count;
+        Some(reason)
     }
 
     /// Keeps the most that is free of what was lacking; among equals the least that was asked.

@@ -1,10 +1,10 @@
 //! What a node is still worth to the mix: how much of it pods that come next could fill.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::fragmentation::CHURN;
+use crate::hash::QuickMap;
 use crate::mix::{Drawn, Spec};
 use crate::vacancy::memory_of;
 
@@ -63,6 +63,8 @@ struct Offers {
     pods: Vec<Offer>,
     /// Least memory and cores that any of them takes of a GPU.
     fewest: (u32, u32),
+    /// Least CPU and memory that any of them takes of the node.
+    room: (i64, i64),
     /// Least amount that any of them takes of a GPU.
     least: u32,
 }
@@ -74,26 +76,8 @@ pub(crate) struct Memo(Mutex<Known>);
 #[derive(Debug, Default)]
 struct Known {
     offers: HashMap<Arc<Make>, Arc<Offers>>,
-    recent: HashMap<u64, u32, BuildHasherDefault<Ready>>,
-    older: HashMap<u64, u32, BuildHasherDefault<Ready>>,
-}
-
-/// Keys that are hashes already.
-#[derive(Default)]
-struct Ready(u64);
-
-impl Hasher for Ready {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|b| self.0 = self.0.rotate_left(8) ^ u64::from(*b));
-    }
-
-    fn write_u64(&mut self, key: u64) {
-        self.0 = key;
-    }
+    recent: QuickMap<u64, u32>,
+    older: QuickMap<u64, u32>,
 }
 
 impl Make {
@@ -199,7 +183,9 @@ impl Offers {
         let least = pods.iter().flat_map(|p| p.needs.iter().flatten()).map(|n| n.2).min();
         let fewest = |part: fn(&Offer) -> u32| pods.iter().map(part).min().unwrap_or(0);
         let fewest = (fewest(|p| p.least.0), fewest(|p| p.least.1));
-        Self { pods, fewest, least: least.unwrap_or(0) }
+        let room = (pods.iter().map(|p| p.cpu_milli).min(), pods.iter().map(|p| p.memory).min());
+        let room = (room.0.unwrap_or(0), room.1.unwrap_or(0));
+        Self { pods, fewest, room, least: least.unwrap_or(0) }
     }
 }
 
@@ -280,8 +266,8 @@ fn play(left: &mut [Left], state: &State, offers: &Offers, sequence: &[u16], hor
             sum += placed;
             passed += 1;
         }
-        let is_full = largest.0 < offers.fewest.0 || largest.1 < offers.fewest.1;
-        if passed == horizons.len() || is_full || full == left.len() {
+        let is_full = largest.0 < offers.fewest.0 || largest.1 < offers.fewest.1 || full == left.len();
+        if passed == horizons.len() || is_full || cpu < offers.room.0 || memory < offers.room.1 {
             break;
         }
     }
