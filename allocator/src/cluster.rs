@@ -156,22 +156,6 @@ impl Cluster {
         }
     }
 
-    /// Forgets the nodes (by name) and holdings (by UID) that are not to be kept. A caller that states everything it knows,
-    /// time and again, does so in between: what it states unchanged costs next to nothing.
-    pub fn keep_only(
-        &mut self,
-        node: impl Fn(&str) -> bool,
-        pod: impl Fn(&str) -> bool,
-        claim: impl Fn(&str) -> bool,
-    ) {
-        let nodes: Vec<String> = self.nodes.keys().filter(|name| !node(name)).cloned().collect();
-        let pods: Vec<String> = self.pods.keys().filter(|uid| !pod(uid)).cloned().collect();
-        let claims: Vec<String> = self.claims.keys().filter(|uid| !claim(uid)).cloned().collect();
-        nodes.iter().for_each(|name| self.remove_node(name));
-        pods.iter().for_each(|uid| self.drop_pod(uid));
-        claims.iter().for_each(|uid| self.drop_claim(uid));
-    }
-
     /// Forgets a node; holdings on it stay known.
     pub fn remove_node(&mut self, name: &str) {
         self.nodes.remove(name);

@@ -117,7 +117,7 @@ impl Mix {
             total += weight;
             ends.push(total);
         }
-        let mut sequences = vec![Vec::with_capacity(LENGTH); SEQUENCES];
+        let mut sequences = vec![Vec::new(); SEQUENCES];
         let mut random = Random(0x9E37_79B9_7F4A_7C15);
         for _ in 0..LENGTH {
             let mut strata: [usize; SEQUENCES] = std::array::from_fn(|i| i);

@@ -31,6 +31,9 @@ const WARM_UP: f64 = 2.0;
 const CHURNED: [&str; 4] = ["default", "gpushare100", "multigpu50", "gpuspec33"];
 const TWO_DIMENSIONAL: [&str; 3] = ["default", "gpushare100", "gpuspec33"];
 
+/// Cores are asked in multiples of so many percent.
+const CORES_STEP: u32 = 10;
+
 /// Percent allocated at [`POINTS`], by trace and policy.
 pub(crate) type Results = BTreeMap<(String, String), [f64; 4]>;
 
@@ -77,7 +80,7 @@ fn stream(traces: &Traces, pods: &[Pod], seed: u64, two: bool) -> Vec<Pod> {
         sum += pod.amount();
         if two && pod.gpus > 0 {
             let cores = f64::from(pod.milli) / 10.0 * (0.3 * random.normal()).exp();
-            pod.cores = (cores.round() as u32).clamp(1, 100);
+            pod.cores = (cores.ceil() as u32).next_multiple_of(CORES_STEP).min(100);
         }
         stream.push(pod);
     }
