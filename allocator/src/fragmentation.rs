@@ -32,6 +32,9 @@ const MIB: u64 = 1 << 20;
 const PRICED: usize = 256;
 /// Weight of the pods expected before any was seen, in GPUs.
 const PRIOR: f64 = 4.0;
+/// Demand that prices expect, in multiples of what is free: without departures, and with. What leaves comes again and again,
+/// so more than fills the place has to be reckoned with.
+const EXPECTED: [f64; 2] = [1.0, 2.0];
 /// Departures per arrival from which pods are taken to come and go.
 pub(crate) const CHURN: f64 = 0.3;
 
@@ -230,7 +233,8 @@ impl Fragmentation {
         if known.len() > PRICED {
             known.clear();
         }
-        let prices = |spec: &Spec| Arc::new(self.reserve.prices(spec));
+        let expected = EXPECTED[usize::from(self.drawn.churn > CHURN)];
+        let prices = |spec: &Spec| Arc::new(self.reserve.prices(spec, expected));
         known.entry(spec).or_insert_with_key(prices).clone()
     }
 
