@@ -107,15 +107,15 @@ async fn least_fragmentation_leaves_what_suits_the_pods_that_came_before() {
     // Ten GPUs with one pod of either size, and one with a small pod.
     for i in 0..10 {
         for size in ["large", "small"] {
-            cluster.api.create(&pod(&format!("{size}-{i}"), &[size]));
+            cluster.api.create(pod(&format!("{size}-{i}"), &[size]));
             cluster.idle().await;
         }
     }
-    cluster.api.create(&pod("small", &["small"]));
+    cluster.api.create(pod("small", &["small"]));
     cluster.idle().await;
     let alone = cluster.gpus("small");
     // Binpack would add another small one to it, and leave what nobody asks for.
-    cluster.api.create(&pod("least", &["least"]));
+    cluster.api.create(pod("least", &["least"]));
     cluster.idle().await;
     let least = cluster.gpus("least");
     assert_eq!(least.len(), 1);
