@@ -145,7 +145,7 @@ mod tests {
         let own: Vec<&DeviceSelector> = class.spec.selectors.iter().flatten().collect();
         for _ in 0..3 {
             let chosen = selectors.matching(&own, &shapes);
-            assert_eq!(chosen, Ok(vgpu_allocator::Shapes::Of([1].into())));
+            assert!(matches!(chosen, Ok(vgpu_allocator::Shapes::Of(shapes)) if shapes.len() == 1));
         }
         let expression = selectors.get(&own[0].cel.as_ref().unwrap().expression);
         assert_eq!(expression.answers.lock().unwrap().len(), 2);
