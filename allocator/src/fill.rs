@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use crate::cluster::{Gpu, Node, NodeTaken, Taken};
-use crate::demand::Request;
+use crate::demand::{Constraint, MemoryAsk, Request, Rule};
 use crate::fragmentation::Judge;
 use crate::placement::PlacedShare;
 use crate::policy::{Fullness, Policy, Rank};
@@ -27,6 +27,7 @@ pub(crate) struct Fill<'a> {
     gpus: &'a [Gpu],
     taken: Vec<Taken>,
     units: Vec<Unit<'a>>,
+    constraints: &'a [Constraint],
     /// GPU of each unit placed so far.
     chosen: Vec<usize>,
     steps: u32,
@@ -38,18 +39,22 @@ impl<'a> Fill<'a> {
     pub(crate) fn new(
         node: &'a Node,
         taken: Option<&NodeTaken>,
-        requests: &'a [Request],
+        (requests, constraints): (&'a [Request], &'a [Constraint]),
         judge: Option<&'a Judge<'a>>,
     ) -> Self {
         let gpus = &node.gpus;
         let taken_of = |gpu: &Gpu| taken.and_then(|t| t.gpus.get(&gpu.name)).copied().unwrap_or_default();
         let units = requests.iter().enumerate().flat_map(|(index, request)| {
-            std::iter::repeat_with(move || Unit { request, index }).take(request.count as usize)
+            let matching = || gpus.iter().filter(|g| request.shapes.contains(g.shape)).count();
+            let least = request.count as usize;
+            let count = if request.all { matching().max(least) } else { least };
+            std::iter::repeat_with(move || Unit { request, index }).take(count)
         });
         Self {
             gpus,
             taken: gpus.iter().map(taken_of).collect(),
             units: units.collect(),
+            constraints,
             chosen: Vec::new(),
             steps: 0,
             judge,
@@ -125,13 +130,18 @@ impl<'a> Fill<'a> {
                 return false;
             }
             let (memory, cores) = (memory_of(request.memory, self.gpus[index].memory), request.cores);
-            self.taken[index].add(memory, cores);
+            let takes = request.memory != MemoryAsk::Nothing;
+            if takes {
+                self.taken[index].add(memory, cores);
+            }
             self.chosen.push(index);
             if self.place(apart) {
                 return true;
             }
             self.chosen.pop();
-            self.taken[index].sub(memory, cores);
+            if takes {
+                self.taken[index].sub(memory, cores);
+            }
         }
         false
     }
@@ -173,7 +183,20 @@ impl<'a> Fill<'a> {
                 && (same_request
                     || (apart && !other.request.containers.is_disjoint(&unit.request.containers)))
         };
-        self.units.iter().zip(&self.chosen).any(meets)
+        self.units.iter().zip(&self.chosen).any(meets) || !self.is_allowed(unit, gpu)
+    }
+
+    /// Whether the constraints let a unit have a GPU beside those chosen so far.
+    fn is_allowed(&self, unit: &Unit<'_>, gpu: usize) -> bool {
+        self.constraints.iter().filter(|c| c.requests.contains(&unit.index)).all(|constraint| {
+            let value = |gpu: usize| constraint.values.get(&self.gpus[gpu].name);
+            let Some(own) = value(gpu) else { return false };
+            let mut others = self.units.iter().zip(&self.chosen).filter(|(u, _)| constraint.requests.contains(&u.index));
+            others.all(|(_, chosen)| match constraint.rule {
+                Rule::Match => value(*chosen) == Some(own),
+                Rule::Distinct => value(*chosen) != Some(own),
+            })
+        })
     }
 
     fn fullness(&self) -> Fullness {

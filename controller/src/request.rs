@@ -1,13 +1,14 @@
 //! Pure: a claim's requests as the engine takes them, or what is wrong with them.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::resource::v1::{
-    DeviceClaimConfiguration, DeviceClass, DeviceClassConfiguration, DeviceRequest, DeviceSelector,
-    ResourceClaim,
+    DeviceClaimConfiguration, DeviceClass, DeviceClassConfiguration, DeviceConstraint, DeviceRequest,
+    DeviceSelector, DeviceSubRequest, ExactDeviceRequest, ResourceClaim,
 };
 use serde_json::Value;
-use vgpu_allocator::{MemoryAsk, Policy as EnginePolicy, Request};
+use vgpu_allocator::{Constraint, MemoryAsk, Policy as EnginePolicy, Request, Rule};
 use vgpu_api::names::{CORES, DRIVER, MEMORY, MEMORY_PERCENT, SHARES};
 use vgpu_api::{MIB, Placement, Policy, Quantity, ShareConfig};
 
@@ -30,26 +31,38 @@ fn invalid<T>(reason: &'static str, note: String) -> Result<T, Invalid> {
 /// What is known when a claim is read.
 pub struct Known<'a> {
     /// Classes by name.
-    pub classes: &'a dyn Fn(&str) -> Option<std::sync::Arc<DeviceClass>>,
+    pub classes: &'a dyn Fn(&str) -> Option<Arc<DeviceClass>>,
     /// Whether a class is this driver's.
     pub is_ours: &'a dyn Fn(&str) -> bool,
     /// Compiled expressions.
     pub selectors: &'a Selectors,
     /// GPUs by shape.
     pub shapes: &'a Shapes,
+    /// What each GPU (by device name) has of an attribute with this full name, as numbers that are equal where the values
+    /// are.
+    pub attribute: &'a dyn Fn(&str) -> Arc<BTreeMap<String, u32>>,
     /// Laid under everything.
     pub defaults: Placement,
 }
 
-/// A claim understood.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A claim understood: one way to satisfy it. A claim whose requests name alternatives has several.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Asked {
-    /// Its requests, without the containers that use them.
+    /// Its requests, without the containers that use them. One that was chosen of a list is named `<request>/<subrequest>`.
     pub requests: Vec<Request>,
+    /// What its GPUs have to do with each other; requests are counted within this claim.
+    pub constraints: Vec<Constraint>,
     /// Node policy of each request that has one of its own in class or claim.
     pub node_policies: Vec<Policy>,
     /// Configuration for the allocation: class first, claim after.
     pub config: Vec<Value>,
+}
+
+/// One way to satisfy one request.
+struct Choice {
+    request: Request,
+    node_policy: Option<Policy>,
+    config: Vec<Value>,
 }
 
 fn engine(policy: Policy) -> EnginePolicy {
@@ -60,32 +73,85 @@ fn engine(policy: Policy) -> EnginePolicy {
     }
 }
 
-/// Reads a claim that is ours.
+/// The request's own name of `<request>/<subrequest>`, as containers and allocation-wide settings name it.
+pub fn main_name(name: &str) -> &str {
+    name.split_once('/').map_or(name, |(main, _)| main)
+}
+
+/// Whether a list of request names in a claim means this request; an empty list means all.
+fn names(list: Option<&[String]>, request: &str) -> bool {
+    list.is_none_or(|l| l.is_empty() || l.iter().any(|name| name == request || name == main_name(request)))
+}
+
+/// Reads a claim that is ours: every way to satisfy it, the one it likes best first, at most [`WAYS`].
 ///
 /// # Errors
 /// [`Invalid`].
-pub fn read(claim: &ResourceClaim, known: &Known<'_>) -> Result<Asked, Invalid> {
+pub fn read(claim: &ResourceClaim, known: &Known<'_>) -> Result<Vec<Asked>, Invalid> {
     let uid = claim.metadata.uid.clone().unwrap_or_default();
     let devices = &claim.spec.devices;
     let own_config = devices.as_ref().and_then(|d| d.config.as_deref()).unwrap_or_default();
-    if devices.as_ref().and_then(|d| d.constraints.as_deref()).is_some_and(|c| !c.is_empty()) {
-        return invalid(
-            "NotSupported",
-            "spec.devices.constraints: constraints are not supported by this version; remove them".into(),
-        );
+    let requests = devices.as_ref().and_then(|d| d.requests.as_deref()).unwrap_or_default();
+    let mut choices: Vec<Vec<Choice>> = Vec::new();
+    for request in requests {
+        choices.push(read_request(&uid, request, own_config, known)?);
     }
-    let mut asked = Asked { requests: Vec::new(), node_policies: Vec::new(), config: Vec::new() };
-    for request in devices.as_ref().and_then(|d| d.requests.as_deref()).unwrap_or_default() {
-        read_request(&uid, request, own_config, known, &mut asked)?;
+    let constraints = devices.as_ref().and_then(|d| d.constraints.as_deref()).unwrap_or_default();
+    let rules = constraints.iter().enumerate().map(|(at, c)| read_constraint(at, c, known));
+    let rules = rules.collect::<Result<Vec<_>, _>>()?;
+    let own: Vec<Value> = own_config
+        .iter()
+        .map(|entry| {
+            let value = serde_json::to_value(entry).unwrap_or_default();
+            config_entry("FromClaim", entry.requests.as_deref(), value)
+        })
+        .collect();
+    let way = |chosen: Vec<&Choice>| {
+        let constraints = constraints.iter().zip(&rules).map(|(constraint, (rule, values))| {
+            let about = |r: &Choice| names(constraint.requests.as_deref(), &r.request.name);
+            let requests = (0..).zip(&chosen).filter(|(_, c)| about(c)).map(|(at, _)| at).collect();
+            Constraint { requests, rule: *rule, values: values.clone() }
+        });
+        Asked {
+            constraints: constraints.collect(),
+            requests: chosen.iter().map(|c| c.request.clone()).collect(),
+            node_policies: chosen.iter().filter_map(|c| c.node_policy).collect(),
+            config: chosen.iter().flat_map(|c| c.config.clone()).chain(own.clone()).collect(),
+        }
+    };
+    Ok(ways(&choices).into_iter().map(way).collect())
+}
+
+/// Ways that are tried for one claim, and for one pod.
+pub const WAYS: usize = 64;
+
+/// One of each list, in the order in which the first list changes last.
+pub fn ways<T>(lists: &[Vec<T>]) -> Vec<Vec<&T>> {
+    let mut found: Vec<Vec<&T>> = vec![Vec::new()];
+    for list in lists {
+        let longer = found.iter().flat_map(|way| list.iter().map(move |one| [way.as_slice(), &[one]].concat()));
+        found = longer.take(WAYS).collect();
     }
-    for entry in own_config {
-        asked.config.push(config_entry(
-            "FromClaim",
-            entry.requests.as_deref(),
-            serde_json::to_value(entry).unwrap_or_default(),
-        ));
-    }
-    Ok(asked)
+    found
+}
+
+/// What a constraint demands, and what each GPU has of it.
+fn read_constraint(
+    at: usize,
+    constraint: &DeviceConstraint,
+    known: &Known<'_>,
+) -> Result<(Rule, Arc<BTreeMap<String, u32>>), Invalid> {
+    let (rule, name) = match (&constraint.match_attribute, &constraint.distinct_attribute) {
+        (Some(name), None) => (Rule::Match, name),
+        (None, Some(name)) => (Rule::Distinct, name),
+        _ => {
+            let note = format!(
+                "spec.devices.constraints[{at}]: of matchAttribute and distinctAttribute one must be given, and nothing else is known"
+            );
+            return invalid("NotSupported", note);
+        }
+    };
+    Ok((rule, (known.attribute)(name)))
 }
 
 fn config_entry(source: &str, requests: Option<&[String]>, entry: Value) -> Value {
@@ -101,42 +167,64 @@ fn read_request(
     request: &DeviceRequest,
     own_config: &[DeviceClaimConfiguration],
     known: &Known<'_>,
-    asked: &mut Asked,
-) -> Result<(), Invalid> {
+) -> Result<Vec<Choice>, Invalid> {
     let field = format!("spec.devices.requests[{}]", request.name);
-    let Some(exactly) = &request.exactly else {
-        let note =
-            format!("{field}.firstAvailable: alternatives are not supported by this version; use exactly");
+    if let Some(exactly) = &request.exactly {
+        let choice = read_choice(uid, &request.name, &format!("{field}.exactly"), exactly, own_config, known)?;
+        return Ok(vec![choice]);
+    }
+    let alternatives = request.first_available.as_deref().unwrap_or_default();
+    if alternatives.is_empty() {
+        let note = format!("{field}: neither exactly nor firstAvailable is given; give one of them");
         return invalid("NotSupported", note);
+    }
+    let choice = |sub: &DeviceSubRequest| {
+        let exactly = ExactDeviceRequest {
+            device_class_name: sub.device_class_name.clone(),
+            selectors: sub.selectors.clone(),
+            allocation_mode: sub.allocation_mode.clone(),
+            count: sub.count,
+            tolerations: sub.tolerations.clone(),
+            capacity: sub.capacity.clone(),
+            ..ExactDeviceRequest::default()
+        };
+        let name = format!("{}/{}", request.name, sub.name);
+        read_choice(uid, &name, &format!("{field}.firstAvailable[{}]", sub.name), &exactly, own_config, known)
     };
+    alternatives.iter().map(choice).collect()
+}
+
+fn read_choice(
+    uid: &str,
+    name: &str,
+    field: &str,
+    exactly: &ExactDeviceRequest,
+    own_config: &[DeviceClaimConfiguration],
+    known: &Known<'_>,
+) -> Result<Choice, Invalid> {
     let class_name = exactly.device_class_name.as_str();
     if !(known.is_ours)(class_name) {
         let note = format!(
-            "{field}.exactly.deviceClassName: {class_name:?} is another driver's; a claim cannot mix drivers, put it \
-             into a claim of its own"
+            "{field}.deviceClassName: {class_name:?} is another driver's; a claim cannot mix drivers, put it into a claim of \
+             its own"
         );
         return invalid("MixedDrivers", note);
     }
     let Some(class) = (known.classes)(class_name) else {
         let note = format!(
-            "{field}.exactly.deviceClassName: there is no DeviceClass {class_name:?}; create it or name one that \
-             `kubectl get deviceclasses` lists"
+            "{field}.deviceClassName: there is no DeviceClass {class_name:?}; create it or name one that `kubectl get \
+             deviceclasses` lists"
         );
         return invalid("UnknownClass", note);
     };
-    if exactly.allocation_mode.as_deref().is_some_and(|mode| mode != "ExactCount") {
-        let mode = exactly.allocation_mode.as_deref().unwrap_or_default();
-        let note = format!(
-            "{field}.exactly.allocationMode: {mode:?} is not supported by this version; use ExactCount"
-        );
-        return invalid("NotSupported", note);
-    }
-    if exactly.admin_access == Some(true) {
-        return invalid(
-            "NotSupported",
-            format!("{field}.exactly.adminAccess: not supported by this version; remove it"),
-        );
-    }
+    let all = match exactly.allocation_mode.as_deref() {
+        None | Some("ExactCount") => false,
+        Some("All") => true,
+        Some(mode) => {
+            let note = format!("{field}.allocationMode: {mode:?} is not known; write ExactCount or All");
+            return invalid("NotSupported", note);
+        }
+    };
     let selectors: Vec<&DeviceSelector> =
         class.spec.selectors.iter().flatten().chain(exactly.selectors.iter().flatten()).collect();
     let shapes = known.selectors.matching(&selectors, known.shapes);
@@ -144,25 +232,37 @@ fn read_request(
     let amounts = exactly.capacity.as_ref().and_then(|c| c.requests.as_ref());
     let amounts: BTreeMap<&str, &str> =
         amounts.into_iter().flatten().map(|(name, q)| (name.as_str(), q.0.as_str())).collect();
-    let (memory, cores) = read_amounts(&format!("{field}.exactly.capacity.requests"), &amounts)?;
-
-    let placement = read_placement(&request.name, &class, own_config)?;
-    asked.node_policies.extend(placement.node);
-    for entry in class.spec.config.iter().flatten() {
+    let (memory, cores) = if exactly.admin_access == Some(true) {
+        if let Some(amount) = amounts.keys().next() {
+            let note = format!(
+                "{field}.capacity.requests.{amount}: with adminAccess nothing is taken of a GPU; remove one of the two"
+            );
+            return invalid("InvalidAmount", note);
+        }
+        (MemoryAsk::Nothing, 0)
+    } else {
+        read_amounts(&format!("{field}.capacity.requests"), &amounts)?
+    };
+    let placement = read_placement(name, &class, own_config)?;
+    let config = class.spec.config.iter().flatten().map(|entry| {
         let value = serde_json::to_value(entry).unwrap_or_default();
-        asked.config.push(config_entry("FromClass", Some(std::slice::from_ref(&request.name)), value));
-    }
-    asked.requests.push(Request {
-        claim: uid.to_owned(),
-        name: request.name.clone(),
-        count: exactly.count.map_or(1, |n| u32::try_from(n).unwrap_or(1)),
-        memory,
-        cores,
-        shapes,
-        gpu_policy: engine(placement.gpu.or(known.defaults.gpu).unwrap_or(Policy::Binpack)),
-        containers: Default::default(),
+        config_entry("FromClass", Some(std::slice::from_ref(&name.to_owned())), value)
     });
-    Ok(())
+    Ok(Choice {
+        node_policy: placement.node,
+        config: config.collect(),
+        request: Request {
+            claim: uid.to_owned(),
+            name: name.to_owned(),
+            count: exactly.count.filter(|_| !all).map_or(1, |n| u32::try_from(n).unwrap_or(1)),
+            all,
+            memory,
+            cores,
+            shapes,
+            gpu_policy: engine(placement.gpu.or(known.defaults.gpu).unwrap_or(Policy::Binpack)),
+            containers: Default::default(),
+        },
+    })
 }
 
 /// Memory and cores. Amounts are rounded up to the capacity's step, as Kubernetes' own allocator does.
@@ -224,9 +324,7 @@ fn read_placement(
         class.spec.config.iter().flatten().enumerate().map(|(i, c): (usize, &DeviceClassConfiguration)| {
             (format!("DeviceClass {class_name} spec.config[{i}].opaque"), c.opaque.as_ref())
         });
-    let holds = |c: &DeviceClaimConfiguration| {
-        c.requests.as_deref().is_none_or(|r| r.is_empty() || r.iter().any(|name| name == request))
-    };
+    let holds = |c: &DeviceClaimConfiguration| names(c.requests.as_deref(), request);
     let from_claim = own
         .iter()
         .enumerate()

@@ -62,7 +62,7 @@ pub struct PreparedShare {
     /// Percent of GPU time; 0 or 100: no cap.
     #[serde(default)]
     pub cores: u32,
-    /// The whole GPU without a limiter.
+    /// The GPU without a limiter: all of it, or a look at it (`adminAccess`).
     #[serde(default)]
     pub exclusive: bool,
     /// As answered to the kubelet.

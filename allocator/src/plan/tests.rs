@@ -1,9 +1,11 @@
 //! Text in, text out, as [`crate::fixture`] reads and writes it.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use crate::fixture::*;
-use crate::{Node, Room, Share};
+use crate::{Constraint, Demand, Node, Room, Rule, Share};
 
 #[track_caller]
 fn check(nodes: &str, ask: &str, want: &str) {
@@ -45,6 +47,55 @@ fn equal_candidates_are_told_apart_by_name() {
 fn several_gpus_of_one_request_are_different_ones() {
     check(TWO, "memory=4 count=2", "node-a/gpu-1+gpu-0");
     check(TWO, "memory=4 count=3", "0/4 GPUs: 4 NotEnoughGpus");
+}
+
+#[test]
+fn every_gpu_that_matches_is_taken_or_none() {
+    check("node-a: gpu-0 16/16, gpu-1 8/16\nnode-b: gpu-0 16/16, gpu-1 16/16", "memory=9 every", "node-b/gpu-0+gpu-1");
+    check("node-a: gpu-0 16/16, gpu-1 16/16#1", "memory=9 every shape=1", "node-a/gpu-1");
+    check("node-a: gpu-0 16/16, gpu-1 16/16 down", "memory=9 every", "0/2 GPUs: 1 NotEnoughGpus, 1 Unhealthy");
+    check("node-a: gpu-0 16/16\nnode-b: gpu-0 16/16, gpu-1 16/16", "memory=9 every count=2", "node-b/gpu-0+gpu-1");
+}
+
+#[test]
+fn who_only_looks_finds_gpus_full_and_broken_and_takes_nothing() {
+    check("node-a: gpu-0 0/16 c0, gpu-1 16/16 down", "look every cores=0", "node-a/gpu-0+gpu-1");
+    let mut cluster = cluster("node-a: gpu-0 16/16");
+    let placed = cluster.plan(&demand("look")).unwrap();
+    assert_eq!((placed.shares[0].memory, placed.shares[0].cores, placed.score.0), (0, 0, 0));
+    cluster.hold_claim("c", vec![]);
+    assert_eq!(answer(&cluster, &demand("all")), "node-a/gpu-0");
+}
+
+fn constrained(ask: &str, rule: Rule, values: &[(&str, u32)]) -> Demand {
+    let values = values.iter().map(|(gpu, value)| ((*gpu).to_owned(), *value)).collect();
+    let mut demand = demand(ask);
+    let requests = (0..demand.requests.len()).collect();
+    demand.constraints = vec![Constraint { requests, rule, values: Arc::new(values) }];
+    demand
+}
+
+#[test]
+fn gpus_that_must_match_do_although_the_policy_would_take_others() {
+    let cluster = cluster("node-a: gpu-0 8/16, gpu-1 16/16, gpu-2 16/16, gpu-3 16/16");
+    let values = [("gpu-0", 1), ("gpu-1", 2), ("gpu-2", 2), ("gpu-3", 3)];
+    let ask = constrained("memory=4 count=2", Rule::Match, &values);
+    assert_eq!(answer(&cluster, &ask), "node-a/gpu-1+gpu-2");
+    let ask = constrained("memory=4 count=3", Rule::Match, &values);
+    assert_eq!(answer(&cluster, &ask), "0/4 GPUs: 4 NotEnoughGpus");
+    let ask = constrained("memory=4 + memory=4", Rule::Match, &values);
+    assert_eq!(answer(&cluster, &ask), "node-a/gpu-1+gpu-2");
+}
+
+#[test]
+fn gpus_that_must_differ_do_and_one_without_a_value_is_not_chosen() {
+    let cluster = cluster("node-a: gpu-0 16/16, gpu-1 16/16, gpu-2 16/16, gpu-3 16/16");
+    let values = [("gpu-0", 1), ("gpu-1", 1), ("gpu-3", 2)];
+    assert_eq!(answer(&cluster, &constrained("memory=4 count=2", Rule::Distinct, &values)), "node-a/gpu-0+gpu-3");
+    assert_eq!(
+        answer(&cluster, &constrained("memory=4 count=3", Rule::Distinct, &values)),
+        "0/4 GPUs: 4 NotEnoughGpus"
+    );
 }
 
 #[test]

@@ -56,11 +56,12 @@ impl Planner {
         if self.learning.counted.contains(&uid) {
             return;
         }
-        let asked = claims.iter().filter_map(|claim| self.read(claim, ours).ok());
+        let asked = claims.iter().filter_map(|claim| self.read(claim, ours).ok()?.into_iter().next());
         let requests = asked.flat_map(|asked| asked.requests).collect();
         let excluded = Default::default();
         let node_policy = Policy::Binpack;
-        let demand = Demand { room: pod::room(pod), requests, node_policy, only_node: None, excluded };
+        let constraints = Vec::new();
+        let demand = Demand { room: pod::room(pod), requests, constraints, node_policy, only_node: None, excluded };
         self.learning.count(&uid, &demand);
     }
 }

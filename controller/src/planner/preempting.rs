@@ -52,7 +52,7 @@ impl Planner {
         &mut self,
         model: &mut Model,
         waiting: &Waiting,
-        demand: &Demand,
+        demands: &[Demand],
         now: Instant,
     ) -> bool {
         let pod = &waiting.pod;
@@ -62,10 +62,7 @@ impl Planner {
             return false;
         }
         let tenants = model.tenants.take().unwrap_or_else(|| preemption::tenants(model));
-        let mut demand = demand.clone();
-        if let Some((node, _)) = self.preempting.nodes.get(&uid).filter(|(_, until)| *until > now) {
-            demand.only_node.get_or_insert_with(|| node.clone());
-        }
+        let stays = self.preempting.nodes.get(&uid).filter(|(_, until)| *until > now).map(|(node, _)| node.clone());
         let budgets = self.stores.budgets.state();
         let may_go = |victim: &Pod| {
             let victim_uid = victim.uid().unwrap_or_default();
@@ -74,8 +71,12 @@ impl Planner {
                 && !victim.annotations().contains_key(MIRROR)
                 && !preemption::is_protected(victim, &budgets)
         };
-        let found =
-            preemption::find(&mut model.cluster, &demand, &tenants, preemption::priority(pod), &may_go);
+        let priority = preemption::priority(pod);
+        let found = demands.iter().find_map(|demand| {
+            let only_node = demand.only_node.clone().or_else(|| stays.clone());
+            let demand = Demand { only_node, ..demand.clone() };
+            preemption::find(&mut model.cluster, &demand, &tenants, priority, &may_go)
+        });
         model.tenants = Some(tenants);
         let Some(found) = found else {
             self.preempting.pause(&uid, now);
@@ -95,7 +96,7 @@ impl Planner {
             *stay = (found.placed.node.clone(), now + STAY);
         }
         // Those behind it in the line must not take what others leave for it.
-        model.keep_place(&uid, &found.placed.node, more, demand.room);
+        model.keep_place(&uid, &found.placed.node, more, pod::room(pod));
         self.send_away(pod, found, now);
         true
     }
