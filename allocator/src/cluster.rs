@@ -150,8 +150,10 @@ impl Cluster {
     /// Adds a node or replaces what is known of it; holdings stay.
     pub fn set_node(&mut self, name: &str, mut node: Node) {
         node.gpus.sort_by(|a, b| a.name.cmp(&b.name));
-        self.nodes.insert(name.to_owned(), node);
-        self.touch(name);
+        if self.nodes.get(name) != Some(&node) {
+            self.nodes.insert(name.to_owned(), node);
+            self.touch(name);
+        }
     }
 
     /// Forgets a node; holdings on it stay known.
@@ -192,6 +194,9 @@ impl Cluster {
 
     /// A pod (by UID) takes room on a node; replaces what that pod held before.
     pub fn hold_pod(&mut self, pod: &str, node: &str, room: Room) {
+        if self.pods.get(pod).is_some_and(|(on, held)| on == node && *held == room) {
+            return;
+        }
         self.drop_pod(pod);
         let taken = &mut self.taken.entry(node.to_owned()).or_default().room;
         taken.cpu_milli = taken.cpu_milli.saturating_add(room.cpu_milli);
@@ -220,6 +225,9 @@ impl Cluster {
 
     /// A claim (by UID) holds these shares; replaces what that claim held before.
     pub fn hold_claim(&mut self, claim: &str, shares: Vec<Share>) {
+        if self.claims.get(claim) == Some(&shares) {
+            return;
+        }
         self.drop_claim(claim);
         for share in &shares {
             let gpus = &mut self.taken.entry(share.node.clone()).or_default().gpus;

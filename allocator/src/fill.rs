@@ -12,6 +12,8 @@ use crate::placement::PlacedShare;
 use crate::policy::{Fullness, Policy, Rank};
 use crate::vacancy::{Vacancy, memory_of};
 
+/// GPUs of a node that are judged for one share, besides the emptiest.
+const JUDGED: usize = 3;
 /// Steps after which a node is given up: small pods never get near it, and a pod of dozens of requests must not stop
 /// the others.
 const STEPS: u32 = 20_000;
@@ -115,15 +117,18 @@ impl<'a> Fill<'a> {
             if Vacancy::of(gpu, &self.taken[index]).takes(request).is_ok()
                 && !self.is_barred(next, index, apart)
             {
-                // Equal GPUs have equal ranks, and judging one is dear.
-                let is_same = |(_, other): &&(Rank, usize)| self.are_alike(*other, index);
-                let known = candidates.iter().rev().find(is_same).map(|(rank, _)| *rank);
-                let rank = known.unwrap_or_else(|| self.rank(request, index));
-                candidates.push((rank, index));
+                candidates.push((self.rank(request, index), index));
             }
         }
         // GPUs are in the order of their names, so a stable sort leaves equal ones in it.
         candidates.sort_by_key(|(rank, _)| std::cmp::Reverse(*rank));
+        if let Some(judge) = self.judge
+            && request.gpu_policy == Policy::LeastFragmentation
+            && request.count == 1
+        {
+            // Of several GPUs each goes to the fullest: their order among themselves says nothing yet.
+            self.judged(judge, request, &mut candidates);
+        }
         for (_, index) in candidates {
             self.steps += 1;
             if self.steps > STEPS {
@@ -151,27 +156,43 @@ impl<'a> Fill<'a> {
         self.taken[a] == self.taken[b] && (x.shape, x.memory, x.cores) == (y.shape, y.memory, y.cores)
     }
 
-    /// Rank of a GPU that fits, with the request on it.
-    fn rank(&mut self, request: &Request, index: usize) -> Rank {
+    /// Puts those first that leave the node worth most; of equally good ones the fullest, since the emptier are good for more
+    /// than the mix knows. Judging is dear: GPUs that are alike are judged once, and of many the [`JUDGED`] fullest and the
+    /// emptiest.
+    fn judged(&mut self, judge: &Judge<'_>, request: &Request, candidates: &mut [(Rank, usize)]) {
+        let mut worths: Vec<i64> = Vec::with_capacity(candidates.len());
+        let last = candidates.last().map_or(0, |c| c.1);
+        let mut different = 0;
+        for (at, (_, index)) in candidates.iter().enumerate() {
+            if at > 0 && self.are_alike(candidates[at - 1].1, *index) {
+                worths.push(worths[at - 1]);
+                continue;
+            }
+            different += 1;
+            if different > JUDGED && !self.are_alike(*index, last) {
+                worths.push(i64::MIN);
+                continue;
+            }
+            let before = self.taken[*index];
+            self.taken[*index].add(memory_of(request.memory, self.gpus[*index].memory), request.cores);
+            worths.push(judge.worth(self.gpus, &self.taken));
+            self.taken[*index] = before;
+        }
+        for ((rank, _), worth) in candidates.iter_mut().zip(worths) {
+            *rank = (worth, rank.0);
+        }
+        candidates.sort_by_key(|(rank, _)| std::cmp::Reverse(*rank));
+    }
+
+    /// Rank of a GPU that fits by how full it is with the request on it.
+    fn rank(&self, request: &Request, index: usize) -> Rank {
         let (gpu, before) = (&self.gpus[index], self.taken[index]);
         let memory = memory_of(request.memory, gpu.memory);
-        let by_fullness = request.gpu_policy.rank(Fullness::new(
+        request.gpu_policy.rank(Fullness::new(
             (before.memory + memory, gpu.memory),
             (u64::from(before.cores + request.cores), gpu.cores.into()),
             before.shares,
-        ));
-        // Of several GPUs each goes to the fullest: their order among themselves says nothing yet.
-        if let Some(judge) = self.judge
-            && request.gpu_policy == Policy::LeastFragmentation
-            && request.count == 1
-        {
-            self.taken[index].add(memory, request.cores);
-            let worth = judge.worth(self.gpus, &self.taken);
-            self.taken[index] = before;
-            // Of equally good ones the fullest: the emptier are good for more than the mix knows.
-            return (worth, by_fullness.0);
-        }
-        by_fullness
+        ))
     }
 
     /// Units of one request never share a GPU; units of one container do not while they are to be kept apart.

@@ -31,11 +31,12 @@ const MIB: u64 = 1 << 20;
 /// Kinds of pods whose prices are remembered.
 const PRICED: usize = 256;
 /// Weight of the pods expected before any was seen, in GPUs.
-const PRIOR: f64 = 16.0;
+const PRIOR: f64 = 4.0;
+/// Demand that prices expect, in multiples of what is free: without departures, and with. What leaves comes again and again,
+/// so more than fills the place has to be reckoned with.
+const EXPECTED: [f64; 2] = [1.0, 2.0];
 /// Departures per arrival from which pods are taken to come and go.
 pub(crate) const CHURN: f64 = 0.3;
-/// Demand that is expected, as a multiple of what is free.
-const STRENGTH: f64 = 2.0;
 
 /// A node as scores see it.
 #[derive(Debug)]
@@ -44,6 +45,8 @@ struct Slot {
     class: u32,
     /// Free CPU, memory and places, exactly.
     room: (i64, i64, i64),
+    /// Free memory, cores and places of each GPU, exactly.
+    exact: Box<[(u64, u32, u32)]>,
     state: State,
     shell: Shell,
     /// Number of the shell when prices were set, if it was there then.
@@ -75,7 +78,7 @@ pub(crate) struct Judge<'a> {
 
 /// Free memory in MiB and cores of a GPU; nothing of one that takes no new share.
 fn free_of(gpu: Vacancy) -> (u32, u32) {
-    if gpu.is_unhealthy || gpu.is_crowded {
+    if gpu.is_unhealthy || gpu.places == 0 {
         return (0, 0);
     }
     ((gpu.memory / MIB).min(u32::MAX.into()) as u32, gpu.cores)
@@ -159,11 +162,19 @@ impl Fragmentation {
         });
         let room = free_room(node, taken);
         let free = Vacancy::of_node(node, taken).map(free_of).collect();
+        let exact = Vacancy::of_node(node, taken).map(|v| (v.memory, v.cores, v.places)).collect();
         let state = State::new(make.clone(), room.0, room.1.div_euclid(MIB as i64), free);
         // Rounded to cores and GiB: nodes of one make differ by less.
         let shell =
             Shell { make, cpu_milli: node.room.cpu_milli / 1000 * 1000, memory: node.room.memory >> 30 };
         let priced = self.shells.get(&shell).copied();
+        if let Some(slot) = known.and_then(|at| self.slots[at].as_ref())
+            && (slot.class, slot.room) == (node.class, room)
+            && (&slot.exact, &slot.state) == (&exact, &state)
+            && slot.shell == shell
+        {
+            return;
+        }
         let at = known.or_else(|| self.unused.pop()).unwrap_or(self.slots.len());
         if at == self.slots.len() {
             self.slots.push(None);
@@ -176,7 +187,7 @@ impl Fragmentation {
                 name
             }
         };
-        self.slots[at] = Some(Slot { name, class: node.class, room, state, shell, priced });
+        self.slots[at] = Some(Slot { name, class: node.class, room, exact, state, shell, priced });
         self.tables.changed(at, self.slots.len());
     }
 
@@ -222,7 +233,8 @@ impl Fragmentation {
         if known.len() > PRICED {
             known.clear();
         }
-        let prices = |spec: &Spec| Arc::new(self.reserve.prices(spec, STRENGTH));
+        let expected = EXPECTED[usize::from(self.drawn.churn > CHURN)];
+        let prices = |spec: &Spec| Arc::new(self.reserve.prices(spec, expected));
         known.entry(spec).or_insert_with_key(prices).clone()
     }
 

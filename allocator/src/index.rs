@@ -126,7 +126,9 @@ impl Index {
         let name = known.unwrap_or_else(|| name.into());
         let key = kind.key_of(name.clone(), node, taken);
         self.places.insert(name, (kind.key.clone(), key.clone()));
-        let vacancies = Vacancy::of_node(node, taken).collect();
+        // Whether there is a place is all that matters here, and more GPUs are alike without how many.
+        let alike = |v: Vacancy| Vacancy { places: v.places.min(1), ..v };
+        let vacancies = Vacancy::of_node(node, taken).map(alike).collect();
         kind.insert(Seat { key, summary: Summary::of(node, taken, kind.scale), vacancies });
     }
 

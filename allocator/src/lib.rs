@@ -15,6 +15,7 @@ mod fill;
 #[cfg(test)]
 mod fixture;
 mod fragmentation;
+mod hash;
 mod index;
 mod mix;
 mod placement;

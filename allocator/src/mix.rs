@@ -24,10 +24,6 @@ pub(crate) const LENGTH: usize = 128;
 const FIRST: u64 = 16;
 /// Most arrivals between two draws; before, a draw follows growth by half.
 const LATER: u64 = 2_000;
-/// Pods that want all GPUs of a node, expected before any was seen. Without them the first hundreds of small pods would
-/// be strewn over all nodes, and the large ones, being rare, come when no node is whole any more.
-const WHOLE_NODES: f64 = 8.0;
-
 /// A pod as it is remembered: its requests as one, by the largest.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Spec {
@@ -44,8 +40,7 @@ pub(crate) struct Spec {
 pub(crate) struct Drawn {
     /// Pods with GPUs, sorted, with their weights.
     pub(crate) specs: Vec<(Spec, f64)>,
-    /// Index of the pod at each position of each sequence; the one after the last is a pod that wants all GPUs of
-    /// whichever node it is offered to.
+    /// Index of the pod at each position of each sequence.
     pub(crate) sequences: Vec<Vec<u16>>,
     /// Whether cores are asked at all.
     pub(crate) has_cores: bool,
@@ -117,13 +112,13 @@ impl Mix {
         }
         self.drawn_at = self.arrivals;
         let specs: Vec<(Spec, f64)> = self.weights.iter().map(|(s, w)| (s.clone(), *w / self.unit)).collect();
-        let mut ends = Vec::with_capacity(specs.len() + 1);
+        let mut ends = Vec::with_capacity(specs.len());
         let mut total = 0.0;
-        for weight in specs.iter().map(|s| s.1).chain([WHOLE_NODES]) {
+        for (_, weight) in &specs {
             total += weight;
             ends.push(total);
         }
-        let mut sequences = vec![Vec::with_capacity(LENGTH); SEQUENCES];
+        let mut sequences = vec![Vec::new(); SEQUENCES];
         let mut random = Random(0x9E37_79B9_7F4A_7C15);
         for _ in 0..LENGTH {
             let mut strata: [usize; SEQUENCES] = std::array::from_fn(|i| i);
@@ -132,7 +127,7 @@ impl Mix {
             }
             for (sequence, stratum) in sequences.iter_mut().zip(strata) {
                 let at = (stratum as f64 + random.unit()) / SEQUENCES as f64 * total;
-                sequence.push(ends.partition_point(|end| *end < at).min(specs.len()) as u16);
+                sequence.push(ends.partition_point(|end| *end < at).min(specs.len() - 1) as u16);
             }
         }
         let has_cores = specs.iter().any(|(s, _)| s.cores > 0);

@@ -97,6 +97,16 @@ pub struct Refusal {
 }
 
 impl GpuReason {
+    /// Every reason, in order.
+    pub const ALL: [Self; 6] = [
+        Self::InsufficientMemory,
+        Self::InsufficientCores,
+        Self::NoSharesLeft,
+        Self::ModelMismatch,
+        Self::Unhealthy,
+        Self::NotEnoughGpus,
+    ];
+
     /// As refusals print it.
     pub const fn name(self) -> &'static str {
         match self {

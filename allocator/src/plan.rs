@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::cluster::{Cluster, Node, NodeTaken, Room};
-use crate::demand::{Demand, MemoryAsk};
+use crate::demand::{Demand, MemoryAsk, Request};
 use crate::fill::Fill;
 use crate::fragmentation::Fragmentation;
 use crate::index::{Key, Kind, Seat};
@@ -32,7 +32,7 @@ struct Part {
     count: u32,
     memory: i64,
     cores: i64,
-    bit: u64,
+    bit: u128,
 }
 
 /// A node the demand was put on.
@@ -199,11 +199,18 @@ impl Trial<'_> {
     ) -> Option<Key> {
         let demand = self.demand;
         let may = |nodes: &Summary| needs.may_fit(nodes);
-        let is_named = |seat: &Seat| demand.excluded.nodes.contains_key(&*seat.key.name);
+        // By each request alone, and by name: a trial costs more.
+        let is_out = |seat: &Seat| {
+            let lacks = |r: &Request| {
+                let count = r.count as usize;
+                seat.vacancies.iter().filter(|v| v.takes(r).is_ok()).take(count).count() < count
+            };
+            demand.requests.iter().any(lacks) || demand.excluded.nodes.contains_key(&*seat.key.name)
+        };
         if needs.takes.is_none() {
             let below = |key: &Key| done.is_some_and(|d| key <= d);
             return kind
-                .first(below, may, |s| !is_named(s) && self.attempt(&s.key.name))
+                .first(below, may, |s| !is_out(s) && self.attempt(&s.key.name))
                 .map(|s| s.key.clone());
         }
         // Rounding moves a score by at most one part per million, so one level later everything is worse for good.
@@ -215,19 +222,19 @@ impl Trial<'_> {
         if demand.node_policy == Policy::Spread {
             let below = |key: &Key| done.is_some_and(|d| key.level() <= d.level());
             let found = kind.first(below, may, |s| {
-                is_late(&s.key, |best, score| score > best + 1) || (!is_named(s) && self.attempt(&s.key.name))
+                is_late(&s.key, |best, score| score > best + 1) || (!is_out(s) && self.attempt(&s.key.name))
             })?;
             return (!is_late(&found.key, |best, score| score > best + 1)).then(|| found.key.clone());
         }
         let below = |key: &Key| done.is_none_or(|d| key.level() < d.level());
         let found = kind.last(below, may, |s| {
-            is_late(&s.key, |best, score| score + 1 < best) || (!is_named(s) && self.attempt(&s.key.name))
+            is_late(&s.key, |best, score| score + 1 < best) || (!is_out(s) && self.attempt(&s.key.name))
         })?;
         if is_late(&found.key, |best, score| score + 1 < best) {
             return None;
         }
         let run = found.key.run();
-        let first = kind.first(|k| k.run() < run, may, |s| !is_named(s) && self.attempt(&s.key.name))?;
+        let first = kind.first(|k| k.run() < run, may, |s| !is_out(s) && self.attempt(&s.key.name))?;
         Some(first.key.clone())
     }
 }

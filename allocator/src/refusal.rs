@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::Cluster;
 use crate::demand::{Demand, MemoryAsk, Request};
+use crate::hash::QuickMap;
 use crate::index::{Index, Kind};
 use crate::placement::{GpuReason, NodeReason, Refusal};
 use crate::plan::{all_have, node_reason, room_reason};
@@ -52,19 +53,39 @@ impl Cluster {
 }
 
 impl Refusal {
-    /// Counts all nodes of a kind if none of them is out or lacks CPU, memory or places; false if one does.
+    /// Counts all nodes of a kind, of which none is ruled out by name: GPUs that are alike together, and one by one those of
+    /// nodes that lack CPU, memory or places. False if these are many, or the kind is out; then nothing is counted.
     fn add_kind(&mut self, kind: &Kind, demand: &Demand) -> bool {
-        let has_room = |nodes: &Summary| {
-            room_reason(&demand.room, (nodes.cpu.min, nodes.memory.min, nodes.pods.min)).is_none()
-        };
-        if demand.excluded.classes.contains_key(&kind.key.class)
-            || !kind.blocks.iter().all(|block| has_room(&block.summary))
-        {
+        if demand.excluded.classes.contains_key(&kind.key.class) {
             return false;
         }
+        let reason = |s: &Summary| room_reason(&demand.room, (s.cpu.min, s.memory.min, s.pods.min));
+        let (mut lacking, mut nodes) = (Vec::new(), 0);
+        for block in &kind.blocks {
+            nodes += block.seats.len();
+            if reason(&block.summary).is_some() {
+                lacking.extend(block.seats.iter().filter_map(|s| Some((s, reason(&s.summary)?))));
+            }
+        }
+        if lacking.len() > nodes / 8 {
+            return false;
+        }
+        let mut without: QuickMap<&Vacancy, u32> = QuickMap::default();
+        for (seat, reason) in lacking {
+            *self.node_reasons.entry(reason).or_default() += 1;
+            seat.vacancies.iter().for_each(|v| *without.entry(v).or_default() += 1);
+        }
+        let mut counts = [0; GpuReason::ALL.len()];
         for (vacancy, count) in &kind.vacancies {
             self.gpus += count;
-            self.add_gpus(vacancy, *count, demand);
+            let without = if without.is_empty() { None } else { without.get(vacancy) };
+            let count = count - without.unwrap_or(&0);
+            if let Some(reason) = self.reason(vacancy, count, demand) {
+                counts[reason as usize] += count;
+            }
+        }
+        for (reason, count) in GpuReason::ALL.into_iter().zip(counts).filter(|c| c.1 > 0) {
+            *self.gpu_reasons.entry(reason).or_default() += count;
         }
         true
     }
@@ -111,15 +132,22 @@ impl Refusal {
         true
     }
 
-    /// Counts GPUs of one vacancy: the reason is that of the first request if no request fits, else that it is not enough.
+    /// Counts GPUs of one vacancy.
     pub(crate) fn add_gpus(&mut self, gpu: &Vacancy, count: u32, demand: &Demand) {
-        let Some(request) = demand.requests.first() else { return };
+        if let Some(reason) = self.reason(gpu, count, demand) {
+            *self.gpu_reasons.entry(reason).or_default() += count;
+        }
+    }
+
+    /// The reason of so many GPUs of one vacancy: that of the first request if no request fits, else that it is not enough.
+    fn reason(&mut self, gpu: &Vacancy, count: u32, demand: &Demand) -> Option<GpuReason> {
+        let request = demand.requests.first().filter(|_| count > 0)?;
         let reason = match gpu.takes(request) {
             Err(reason) if demand.requests[1..].iter().all(|r| gpu.takes(r).is_err()) => reason,
             _ => GpuReason::NotEnoughGpus,
         };
         self.note(reason, (gpu.memory, gpu.cores), (memory_of(request.memory, gpu.capacity), request.cores));
-        *self.gpu_reasons.entry(reason).or_default() += count;
+        Some(reason)
     }
 
     /// Keeps the most that is free of what was lacking; among equals the least that was asked.

@@ -4,8 +4,8 @@ use crate::cluster::{Node, NodeTaken};
 use crate::plan::free_room;
 use crate::vacancy::Vacancy;
 
-/// Steps of the grid of free memory and free cores.
-const STEPS: u64 = 8;
+/// The grid of free memory and free cores: tenths of a GPU, and all of it.
+const STEPS: u64 = 11;
 
 /// Least and most of something; the least above the most when there is none of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,12 +47,12 @@ pub(crate) struct Summary {
     pub(crate) gpu_cores: Range,
     /// Most free memory over all open GPUs of one node.
     pub(crate) whole: i64,
-    /// Bit `8 m + c` of the n-th: some node has 2^n open GPUs, each with at least `m` eighths of the memory and `c`
-    /// eighths of the cores free.
-    grid: [u64; 4],
+    /// Bit `11 m + c` of the n-th: some node has 2^n open GPUs, each with at least `m` tenths of the memory and `c`
+    /// tenths of the cores free.
+    grid: [u128; 4],
 }
 
-/// Largest GPU of a kind of node: what the grid's eighths are of.
+/// Largest GPU of a kind of node: what the grid's tenths are of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Scale {
     pub(crate) memory: u64,
@@ -62,15 +62,14 @@ pub(crate) struct Scale {
 impl Scale {
     /// Cell of an amount, rounded down.
     fn cell(self, memory: u64, cores: u32) -> (u64, u64) {
-        let step = |amount: u64, whole: u64| {
-            (u128::from(amount) * u128::from(STEPS) / u128::from(whole.max(1))).min(u128::from(STEPS) - 1)
-                as u64
-        };
+        let most = u128::from(STEPS) - 1;
+        let step =
+            |amount: u64, whole: u64| (u128::from(amount) * most / u128::from(whole.max(1))).min(most) as u64;
         (step(memory, self.memory), step(cores.into(), self.cores.into()))
     }
 
     /// Bit that must be set where so much fits.
-    pub(crate) fn bit(self, memory: u64, cores: u32) -> u64 {
+    pub(crate) fn bit(self, memory: u64, cores: u32) -> u128 {
         let (m, c) = self.cell(memory, cores);
         1 << (m * STEPS + c)
     }
@@ -104,7 +103,7 @@ impl Summary {
                 sum.unhealthy += 1;
                 continue;
             }
-            if gpu.is_crowded {
+            if gpu.places == 0 {
                 sum.crowded += 1;
                 continue;
             }
@@ -137,13 +136,13 @@ impl Summary {
     }
 
     /// Whether some node may have `count` open GPUs with so much free: false is certain.
-    pub(crate) fn may_have(&self, count: u32, bit: u64) -> bool {
+    pub(crate) fn may_have(&self, count: u32, bit: u128) -> bool {
         self.grid[count.max(1).ilog2().min(3) as usize] & bit != 0
     }
 }
 
 /// Turns GPUs per cell into the four masks: a cell counts the GPUs in it and in all cells above it.
-fn grid(cells: &[u8; (STEPS * STEPS) as usize]) -> [u64; 4] {
+fn grid(cells: &[u8; (STEPS * STEPS) as usize]) -> [u128; 4] {
     let mut masks = [0; 4];
     let mut above = [0u32; STEPS as usize];
     for m in (0..STEPS).rev() {

@@ -8,18 +8,18 @@ use crate::placement::GpuReason;
 const MIB: u64 = 1 << 20;
 
 /// A GPU as requests see it: two of equal vacancy are alike to every request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Vacancy {
     pub(crate) shape: u32,
     pub(crate) is_unhealthy: bool,
-    /// No tenant's place is left.
-    pub(crate) is_crowded: bool,
     /// All of its memory, in bytes.
     pub(crate) capacity: u64,
     /// Free memory, in bytes.
     pub(crate) memory: u64,
     /// Free cores, in percent.
     pub(crate) cores: u32,
+    /// Tenants that it still takes.
+    pub(crate) places: u32,
 }
 
 /// Bytes a request takes of a GPU of this capacity.
@@ -40,10 +40,10 @@ impl Vacancy {
         Self {
             shape: gpu.shape,
             is_unhealthy: gpu.state == GpuState::Unhealthy,
-            is_crowded: taken.shares >= gpu.shares,
             capacity: gpu.memory,
             memory: gpu.memory.saturating_sub(taken.memory),
             cores: gpu.cores.saturating_sub(taken.cores),
+            places: gpu.shares.saturating_sub(taken.shares),
         }
     }
 
@@ -67,7 +67,7 @@ impl Vacancy {
         if looks_only {
             return Ok(());
         }
-        if self.is_crowded {
+        if self.places == 0 {
             return Err(GpuReason::NoSharesLeft);
         }
         if memory_of(request.memory, self.capacity) > self.memory {

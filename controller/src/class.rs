@@ -1,24 +1,64 @@
 //! DeviceClasses: which are ours, and which GPUs they and the requests' selectors match.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::resource::v1::{DeviceClass, DeviceSelector};
 use vgpu_api::names::is_our_class_name;
 
-use crate::selector::{Selector, SelectorError};
+use crate::selector::{Cause, DeviceView, Selector, SelectorError};
 use crate::shapes::Shapes;
 
-/// Compiled expressions by text.
+/// Expressions kept compiled, and answers kept for each: far more than a cluster has in use.
+const KEPT: usize = 4096;
+
+/// Expressions by text, each with what it said about the shapes it has seen: none is evaluated twice.
 #[derive(Debug, Default)]
 pub struct Selectors {
-    compiled: Mutex<HashMap<String, Arc<Result<Selector, SelectorError>>>>,
+    known: Mutex<HashMap<String, Arc<Expression>>>,
+}
+
+#[derive(Debug)]
+struct Expression {
+    compiled: Result<Selector, SelectorError>,
+    /// By the shape's number, which no other shape ever has.
+    answers: Mutex<HashMap<u32, Result<bool, Cause>>>,
+}
+
+impl Expression {
+    fn matches(&self, number: u32, view: &DeviceView) -> Result<bool, SelectorError> {
+        let selector = self.compiled.as_ref().map_err(Clone::clone)?;
+        let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        if answers.len() >= KEPT {
+            answers.clear();
+        }
+        let answer = answers.entry(number).or_insert_with(|| selector.evaluate(view));
+        answer.clone().map_err(|cause| selector.failed(view, cause))
+    }
+}
+
+/// A selector that does not compile or fails on a GPU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failed {
+    /// Its place in the list.
+    pub at: usize,
+    /// Why.
+    pub error: SelectorError,
 }
 
 impl Selectors {
-    fn get(&self, text: &str) -> Arc<Result<Selector, SelectorError>> {
-        let mut compiled = self.compiled.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        compiled.entry(text.to_owned()).or_insert_with(|| Arc::new(Selector::compile(text))).clone()
+    fn get(&self, text: &str) -> Arc<Expression> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(expression) = known.get(text) {
+            return expression.clone();
+        }
+        if known.len() >= KEPT {
+            known.clear();
+        }
+        let expression =
+            Arc::new(Expression { compiled: Selector::compile(text), answers: Mutex::default() });
+        known.insert(text.to_owned(), expression.clone());
+        expression
     }
 
     /// Shapes that all expressions select.
@@ -29,28 +69,33 @@ impl Selectors {
         &self,
         selectors: &[&DeviceSelector],
         shapes: &Shapes,
-    ) -> Result<vgpu_allocator::Shapes, SelectorError> {
+    ) -> Result<vgpu_allocator::Shapes, Failed> {
         if selectors.is_empty() {
             return Ok(vgpu_allocator::Shapes::Any);
         }
-        let mut chosen: BTreeSet<u32> = shapes.all().map(|(number, _)| number).collect();
+        let mut chosen: Vec<(u32, &DeviceView)> = shapes.all().collect();
         let all = chosen.len();
-        for selector in selectors {
+        for (at, selector) in selectors.iter().enumerate() {
             let text = selector.cel.as_ref().map(|c| c.expression.as_str()).unwrap_or_default();
-            let compiled = self.get(text);
-            let compiled = compiled.as_ref().as_ref().map_err(Clone::clone)?;
-            for (number, view) in shapes.all().filter(|(n, _)| chosen.contains(n)).collect::<Vec<_>>() {
-                if !compiled.matches(view)? {
-                    chosen.remove(&number);
+            let expression = self.get(text);
+            // Told even where there is no GPU to evaluate it on.
+            if let Err(error) = &expression.compiled {
+                return Err(Failed { at, error: error.clone() });
+            }
+            let mut kept = Vec::with_capacity(chosen.len());
+            for (number, view) in chosen {
+                if expression.matches(number, view).map_err(|error| Failed { at, error })? {
+                    kept.push((number, view));
                 }
             }
+            chosen = kept;
         }
         // Those that take every GPU are one kind of request, whatever GPUs there are.
-        Ok(if chosen.len() == all && all > 0 {
-            vgpu_allocator::Shapes::Any
-        } else {
-            vgpu_allocator::Shapes::Of(chosen)
-        })
+        if chosen.len() == all && all > 0 {
+            return Ok(vgpu_allocator::Shapes::Any);
+        }
+        let chosen: BTreeSet<u32> = chosen.into_iter().map(|(number, _)| number).collect();
+        Ok(vgpu_allocator::Shapes::Of(chosen))
     }
 }
 
@@ -91,6 +136,31 @@ mod tests {
         let class =
             json!({"metadata": {"name": "x"}, "spec": {"selectors": [{"cel": {"expression": expression}}]}});
         serde_json::from_value(class).unwrap()
+    }
+
+    #[test]
+    fn an_expression_is_evaluated_once_for_each_shape() {
+        let (selectors, shapes) = (Selectors::default(), shapes());
+        let class = class(r#"device.attributes["gpu.vgpu-dra.io"].productName == "NVIDIA L4""#);
+        let own: Vec<&DeviceSelector> = class.spec.selectors.iter().flatten().collect();
+        for _ in 0..3 {
+            let chosen = selectors.matching(&own, &shapes);
+            assert_eq!(chosen, Ok(vgpu_allocator::Shapes::Of([1].into())));
+        }
+        let expression = selectors.get(&own[0].cel.as_ref().unwrap().expression);
+        assert_eq!(expression.answers.lock().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn the_selector_that_fails_is_named_by_its_place() {
+        let (selectors, shapes) = (Selectors::default(), shapes());
+        let classes = [class("true"), class(r#"device.attributes["gpu.vgpu-dra.io"].nothing == 1"#)];
+        let own: Vec<&DeviceSelector> =
+            classes.iter().flat_map(|c| c.spec.selectors.iter().flatten()).collect();
+        let failed = selectors.matching(&own, &shapes).unwrap_err();
+        assert_eq!(failed.at, 1);
+        let text = failed.error.to_string();
+        assert!(text.contains("fails on gpu-a") && text.contains("no such key: nothing"), "{text}");
     }
 
     #[test]

@@ -87,6 +87,9 @@ impl Tenants {
     }
 }
 
+/// Node, pods and claims (UIDs) of pods that share claims.
+type Group = (String, Vec<Arc<Pod>>, Vec<String>);
+
 /// Who is where: pods that are bound, or that hold claims of ours.
 pub fn tenants(model: &Model) -> ByNode {
     // Pods that share a claim have one root.
@@ -124,7 +127,7 @@ pub fn tenants(model: &Model) -> ByNode {
             )),
         }
     }
-    let mut groups: HashMap<String, (String, Vec<Arc<Pod>>, Vec<String>)> = HashMap::new();
+    let mut groups: HashMap<String, Group> = HashMap::new();
     for found in &model.pods {
         let uid = found.uid().unwrap_or_default();
         let Some(node) = pod::bound_to(found).map(str::to_owned).or_else(|| nodes.get(&uid).cloned()) else {

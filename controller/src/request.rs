@@ -228,7 +228,14 @@ fn read_choice(
     let selectors: Vec<&DeviceSelector> =
         class.spec.selectors.iter().flatten().chain(exactly.selectors.iter().flatten()).collect();
     let shapes = known.selectors.matching(&selectors, known.shapes);
-    let shapes = shapes.or_else(|e| invalid("SelectorFailed", format!("{field}: {e}")))?;
+    let of_class = class.spec.selectors.as_ref().map_or(0, Vec::len);
+    let shapes = shapes.or_else(|failed| {
+        let place = match failed.at.checked_sub(of_class) {
+            None => format!("{field}: DeviceClass {class_name} spec.selectors[{}]", failed.at),
+            Some(own) => format!("{field}.selectors[{own}]"),
+        };
+        invalid("SelectorFailed", format!("{place}.cel.expression: {}", failed.error))
+    })?;
     let amounts = exactly.capacity.as_ref().and_then(|c| c.requests.as_ref());
     let amounts: BTreeMap<&str, &str> =
         amounts.into_iter().flatten().map(|(name, q)| (name.as_str(), q.0.as_str())).collect();

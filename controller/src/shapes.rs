@@ -67,12 +67,11 @@ fn plain(text: &str) -> Option<(&str, &str)> {
         "driver" | "allowMultipleAllocations" => Some((field, rest)),
         "attributes" | "capacity" => {
             let (_, rest) = literal(rest)?;
-            match rest.strip_prefix('.') {
-                Some(rest) => {
-                    Some(identifier(rest.strip_prefix('?').unwrap_or(rest))).filter(|n| !n.0.is_empty())
-                }
-                None => literal(rest),
-            }
+            let Some(rest) = rest.strip_prefix('.') else { return literal(rest) };
+            let (name, rest) = identifier(rest.strip_prefix('?').unwrap_or(rest));
+            // A call is one on all names together.
+            let is_name = !name.is_empty() && !rest.trim_start().starts_with('(');
+            is_name.then_some((name, rest))
         }
         _ => None,
     }

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 use crate::cargo;
 
 /// Every bench: name, package, what it measures.
-const BENCHES: [(&str, &str, &str); 3] = [
+const BENCHES: [(&str, &str, &str); 4] = [
     ("allocator", "vgpu-allocator", "time of one placement decision, memory per GPU"),
     ("placement", "vgpu-allocator", "GPU allocation on published traces, by policy; takes minutes"),
     (
@@ -22,6 +22,7 @@ const BENCHES: [(&str, &str, &str); 3] = [
         "vgpu-kubelet-plugin",
         "time of preparing and unpreparing a claim on a node, without the API read",
     ),
+    ("metering", "vgpu-sim", "GPU time tenants get on a simulated GPU, beside HAMi-core's method"),
 ];
 
 #[derive(clap::Args)]
@@ -95,12 +96,12 @@ fn measure(name: &str, package: &str, options: &[OsString]) -> anyhow::Result<Ma
 
 fn print_table(metrics: &Map<String, Value>) {
     let number = |v: &Value| v.as_f64().map_or_else(|| "-".to_owned(), |n| format!("{n:.3}"));
-    println!("{:<40} {:>14} {:>14} {:>14}  {:<8} ok", "metric", "value", "baseline", "goal", "unit");
+    println!("{:<52} {:>14} {:>14} {:>14}  {:<8} ok", "metric", "value", "baseline", "goal", "unit");
     for (name, m) in metrics {
         let ok = m["ok"].as_bool().map_or("-", |ok| if ok { "yes" } else { "NO" });
         let unit = m["unit"].as_str().unwrap_or_default();
         println!(
-            "{name:<40} {:>14} {:>14} {:>14}  {unit:<8} {ok}",
+            "{name:<52} {:>14} {:>14} {:>14}  {unit:<8} {ok}",
             number(&m["value"]),
             number(&m["baseline"]),
             number(&m["goal"])

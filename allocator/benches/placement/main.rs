@@ -3,8 +3,8 @@
 //! Pods are drawn from a trace with replacement until they ask for 130 % of the GPUs, shuffled, and submitted one by one;
 //! what does not fit is not tried again. Nodes are in the order of the file and ties go to the first. Prints one JSON
 //! object (see `cargo xtask bench`). Options: `--traces DIR` (default: those beside this file), `--docs DIR` (renews the
-//! tables of `placement.md` there, and the plot), and for trying things out `--seeds N`, `--only TRACE,...` and
-//! `--parts Binpack,Spread,LeastFragmentation,FGD,two,churn`.
+//! tables of `placement.md` there, and the plot), and for trying things out `--seeds N`, `--only TRACE,...`,
+//! `--policies Binpack,Spread,LeastFragmentation,FGD` and `--runs arrivals,two,churn`.
 
 mod engine;
 mod fgd;
@@ -31,6 +31,9 @@ const WARM_UP: f64 = 2.0;
 const CHURNED: [&str; 4] = ["default", "gpushare100", "multigpu50", "gpuspec33"];
 const TWO_DIMENSIONAL: [&str; 3] = ["default", "gpushare100", "gpuspec33"];
 
+/// Cores are asked in multiples of so many percent.
+const CORES_STEP: u32 = 10;
+
 /// Percent allocated at [`POINTS`], by trace and policy.
 pub(crate) type Results = BTreeMap<(String, String), [f64; 4]>;
 
@@ -38,22 +41,27 @@ struct Options {
     traces: PathBuf,
     docs: Option<PathBuf>,
     seeds: u64,
+    /// Traces, policies and runs; none is all.
     only: Vec<String>,
-    parts: Vec<String>,
+    policies: Vec<String>,
+    runs: Vec<String>,
 }
 
 fn options() -> Options {
     let beside = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches/placement/traces");
-    let mut options = Options { traces: beside, docs: None, seeds: 10, only: vec![], parts: vec![] };
+    let mut options =
+        Options { traces: beside, docs: None, seeds: 10, only: vec![], policies: vec![], runs: vec![] };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut value = || words.next().unwrap_or_else(|| panic!("{word} needs a value"));
+        let list = |value: String| value.split(',').map(str::to_owned).collect();
         match word.as_str() {
             "--traces" => options.traces = value().into(),
             "--docs" => options.docs = Some(value().into()),
             "--seeds" => options.seeds = value().parse().expect("a number of seeds"),
-            "--only" => options.only = value().split(',').map(str::to_owned).collect(),
-            "--parts" => options.parts = value().split(',').map(str::to_owned).collect(),
+            "--only" => options.only = list(value()),
+            "--policies" => options.policies = list(value()),
+            "--runs" => options.runs = list(value()),
             // What cargo says to every bench.
             "--bench" => {}
             other => panic!("unknown option {other:?}"),
@@ -72,7 +80,7 @@ fn stream(traces: &Traces, pods: &[Pod], seed: u64, two: bool) -> Vec<Pod> {
         sum += pod.amount();
         if two && pod.gpus > 0 {
             let cores = f64::from(pod.milli) / 10.0 * (0.3 * random.normal()).exp();
-            pod.cores = (cores.round() as u32).clamp(1, 100);
+            pod.cores = (cores.ceil() as u32).next_multiple_of(CORES_STEP).min(100);
         }
         stream.push(pod);
     }
@@ -142,54 +150,47 @@ fn churn(scheduler: &mut dyn Scheduler, traces: &Traces, pods: &[Pod], seed: u64
 fn main() {
     let options = options();
     let traces = Traces::load(&options.traces);
-    let is_chosen = |name: &str| options.only.is_empty() || options.only.iter().any(|o| o == name);
-    let is_part = |name: &str| options.parts.is_empty() || options.parts.iter().any(|o| o == name);
+    let is_in = |list: &[String], name: &str| list.is_empty() || list.iter().any(|l| l == name);
+    let few = options.seeds.min(FEW);
     let (mut arrivals, mut two, mut churned) = (Results::new(), Results::new(), BTreeMap::new());
-    for (name, pods) in traces.pods.iter().filter(|(name, _)| is_chosen(name)) {
-        let run = |results: &mut Results,
-                   policy: &str,
-                   seeds: u64,
-                   is_two: bool,
-                   make: &dyn Fn() -> Box<dyn Scheduler>| {
-            let mut sum = [0.0; 4];
-            for seed in FIRST_SEED..FIRST_SEED + seeds {
-                let stream = stream(&traces, pods, seed, is_two);
-                let found = replay(&mut *make(), &stream, traces.capacity(), is_two);
-                sum.iter_mut().zip(found).for_each(|(sum, found)| *sum += found / seeds as f64);
+    for (name, pods) in traces.pods.iter().filter(|(name, _)| is_in(&options.only, name)) {
+        // With cores FGD knows what is drawn, as it knows the trace without them.
+        let drawn = stream(&traces, pods, FIRST_SEED, true);
+        let make = |policy: &str, is_two: bool| -> Box<dyn Scheduler> {
+            match POLICIES.iter().find(|p| p.0 == policy) {
+                Some((_, policy)) => Box::new(Engine::new(&traces, *policy)),
+                None => Box::new(Fgd::new(&traces, if is_two { &drawn } else { pods })),
             }
-            eprintln!("{name} {policy}{}: {sum:.2?}", if is_two { " two" } else { "" });
-            results.insert((name.clone(), policy.to_owned()), sum);
         };
-        for (policy, engine) in POLICIES.iter().filter(|p| is_part(p.0)) {
-            run(&mut arrivals, policy, options.seeds, false, &|| Box::new(Engine::new(&traces, *engine)));
-        }
-        if is_part("FGD") {
-            run(&mut arrivals, "FGD", options.seeds.min(FEW), false, &|| Box::new(Fgd::new(&traces, pods)));
-        }
-        if is_part("two") && TWO_DIMENSIONAL.contains(&name.as_str()) {
-            let seeds = options.seeds.min(FEW);
-            for (policy, engine) in POLICIES {
-                run(&mut two, policy, seeds, true, &|| Box::new(Engine::new(&traces, engine)));
-            }
-            let typical = stream(&traces, pods, FIRST_SEED, true);
-            run(&mut two, "FGD", seeds, true, &|| Box::new(Fgd::new(&traces, &typical)));
-        }
-        if is_part("churn") && CHURNED.contains(&name.as_str()) {
-            let seeds = options.seeds.min(FEW);
-            let mut run = |policy: &str, make: &dyn Fn() -> Box<dyn Scheduler>| {
-                let one = |seed| churn(&mut *make(), &traces, pods, seed);
-                let mean = (FIRST_SEED..FIRST_SEED + seeds).map(one).sum::<f64>() / seeds as f64;
-                eprintln!("{name} {policy} churn: {mean:.2}");
-                churned.insert((name.clone(), policy.to_owned()), mean);
+        let policies = POLICIES.iter().map(|p| p.0).chain(["FGD"]).filter(|p| is_in(&options.policies, p));
+        for policy in policies {
+            let key = (name.clone(), policy.to_owned());
+            let replayed = |seeds: u64, is_two: bool| {
+                let mut sum = [0.0; 4];
+                for seed in FIRST_SEED..FIRST_SEED + seeds {
+                    let stream = stream(&traces, pods, seed, is_two);
+                    let found = replay(&mut *make(policy, is_two), &stream, traces.capacity(), is_two);
+                    sum.iter_mut().zip(found).for_each(|(sum, found)| *sum += found / seeds as f64);
+                }
+                eprintln!("{name} {policy}{}: {sum:.2?}", if is_two { " with cores" } else { "" });
+                sum
             };
-            for (policy, engine) in POLICIES.iter().filter(|p| p.0 != "Spread") {
-                run(policy, &|| Box::new(Engine::new(&traces, *engine)));
+            if is_in(&options.runs, "arrivals") {
+                let seeds = if policy == "FGD" { few } else { options.seeds };
+                arrivals.insert(key.clone(), replayed(seeds, false));
             }
-            run("FGD", &|| Box::new(Fgd::new(&traces, pods)));
+            if is_in(&options.runs, "two") && TWO_DIMENSIONAL.contains(&name.as_str()) {
+                two.insert(key.clone(), replayed(few, true));
+            }
+            if is_in(&options.runs, "churn") && CHURNED.contains(&name.as_str()) && policy != "Spread" {
+                let one = |seed| churn(&mut *make(policy, false), &traces, pods, seed);
+                let mean = (FIRST_SEED..FIRST_SEED + few).map(one).sum::<f64>() / few as f64;
+                eprintln!("{name} {policy} with departures: {mean:.2} refused");
+                churned.insert(key, mean);
+            }
         }
     }
-    let (seeds, few) = (options.seeds, options.seeds.min(FEW));
-    let report = report::Report { traces: &traces, arrivals, two, churned, seeds, few };
+    let report = report::Report { traces: &traces, arrivals, two, churned, seeds: options.seeds, few };
     if let Some(folder) = &options.docs {
         report.write(folder);
     }

@@ -47,10 +47,11 @@ impl Report<'_> {
         let both: Vec<_> = (self.traces.pods.keys())
             .filter_map(|trace| Some((self.ours(trace, OURS)?, self.published(trace, "FGD")?)))
             .collect();
-        let mean = |part: fn(&([f64; 4], [f64; 4])) -> [f64; 4]| {
-            std::array::from_fn(|i| both.iter().map(|b| part(b)[i]).sum::<f64>() / both.len() as f64)
+        let mean = |side: Vec<[f64; 4]>| -> [f64; 4] {
+            std::array::from_fn(|i| side.iter().map(|at| at[i]).sum::<f64>() / side.len() as f64)
         };
-        (!both.is_empty()).then(|| (mean(|b| b.0), mean(|b| b.1)))
+        let (ours, fgd): (Vec<_>, Vec<_>) = both.into_iter().unzip();
+        (!ours.is_empty()).then(|| (mean(ours), mean(fgd)))
     }
 
     /// Metrics by name. Allocation is better when it is more, refusals when they are fewer; each goal says so by `ok`.

@@ -134,8 +134,8 @@ impl Reserve {
         f64::from(one) * f64::from(spec.count)
     }
 
-    /// What a pod pays, by shell.
-    pub(crate) fn prices(&self, spec: &Spec, strength: f64) -> Vec<Prices> {
+    /// What a pod pays, by shell, if demand for so many times what is free is expected.
+    pub(crate) fn prices(&self, spec: &Spec, expected: f64) -> Vec<Prices> {
         let (class, rarity) = (class_of(spec.count), self.rarity(&self.hosts(spec)));
         let mut prices = vec![[0.0; 4]; self.shells.len()];
         for k in 0..4 {
@@ -147,7 +147,7 @@ impl Reserve {
             for group in &self.groups {
                 let counts = group.class == k || (k == 0 && group.class > 0);
                 if counts && (k > class || group.rarity < RARER * rarity) {
-                    pour(&mut poured, &group.hosts, &supply, group.demand * strength * self.free);
+                    pour(&mut poured, &group.hosts, &supply, group.demand * expected * self.free);
                 }
             }
             for (i, price) in prices.iter_mut().enumerate() {

@@ -1,17 +1,17 @@
 //! What a node is still worth to the mix: how much of it pods that come next could fill.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::fragmentation::CHURN;
+use crate::hash::QuickMap;
 use crate::mix::{Drawn, Spec};
 use crate::vacancy::memory_of;
 
 /// One GPU, as amounts.
 pub(crate) const WHOLE: u32 = 100_000;
-/// Values remembered of late; as many older ones are kept beside them.
-const MEMO: usize = 1 << 17;
+/// Values remembered of late; as many older ones are kept beside them. So many fill a hash table to the brim.
+const MEMO: usize = (1 << 17) / 8 * 7;
 const MIB: u64 = 1 << 20;
 /// GPUs of a node that are looked at for one pod.
 const MOST: usize = 64;
@@ -26,7 +26,7 @@ pub(crate) struct Make {
 }
 
 /// What is free on a node. Memory in MiB.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct State {
     pub(crate) make: Arc<Make>,
     pub(crate) cpu_milli: i64,
@@ -38,6 +38,9 @@ pub(crate) struct State {
 /// What a pod of the mix takes of a GPU: memory in MiB, cores, amount. `None` where it cannot go.
 type Need = Option<(u32, u32, u32)>;
 
+/// What is left of a GPU: amount, memory in MiB, cores.
+type Left = (u32, u32, u32);
+
 /// A pod of the mix on one make of node.
 #[derive(Debug)]
 struct Offer {
@@ -46,6 +49,10 @@ struct Offer {
     memory: i64,
     /// Offered amount, whether it fits or not.
     amount: u64,
+    /// Of the first GPU: where GPUs are alike, of each.
+    need: (u32, u32, u32),
+    /// Least memory and cores of `needs`; more than there can be if it can go nowhere.
+    least: (u32, u32),
     /// By GPU.
     needs: Vec<Need>,
 }
@@ -54,8 +61,12 @@ struct Offer {
 #[derive(Debug)]
 struct Offers {
     pods: Vec<Offer>,
+    /// Least memory and cores that any of them takes of a GPU.
+    fewest: (u32, u32),
+    /// Least CPU and memory that any of them takes of the node.
+    room: (i64, i64),
     /// Least amount that any of them takes of a GPU.
-    least: u64,
+    least: u32,
 }
 
 /// What was computed before. Never changes an answer.
@@ -65,26 +76,8 @@ pub(crate) struct Memo(Mutex<Known>);
 #[derive(Debug, Default)]
 struct Known {
     offers: HashMap<Arc<Make>, Arc<Offers>>,
-    recent: HashMap<u128, i64, BuildHasherDefault<Ready>>,
-    older: HashMap<u128, i64, BuildHasherDefault<Ready>>,
-}
-
-/// Keys that are hashes already.
-#[derive(Default)]
-struct Ready(u64);
-
-impl Hasher for Ready {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|b| self.0 = self.0.rotate_left(8) ^ u64::from(*b));
-    }
-
-    fn write_u128(&mut self, key: u128) {
-        self.0 = (key >> 64) as u64;
-    }
+    recent: QuickMap<u64, u32>,
+    older: QuickMap<u64, u32>,
 }
 
 impl Make {
@@ -125,22 +118,22 @@ impl State {
         self.make.gpus.iter().map(|g| g.0).zip(self.free.iter().copied())
     }
 
-    fn key(&self) -> u128 {
-        let mut key = (0xCBF2_9CE4_8422_2325u64, 0x9E37_79B9_7F4A_7C15u64);
+    fn key(&self) -> u64 {
+        let mut key = 0x9E37_79B9_7F4A_7C15u64;
         let mut add = |word: u64| {
-            key.0 = (key.0 ^ word).wrapping_mul(0x100_0000_01B3_u64 | 1 << 40).rotate_left(23);
-            key.1 = (key.1.rotate_left(17) ^ word).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            let product = u128::from(key ^ word) * 0xA076_1D64_78BD_642F_u128;
+            key = ((product >> 64) as u64 ^ product as u64).rotate_left(29).wrapping_add(word);
         };
-        for gpu in &self.make.gpus[..if self.make.is_even { 1.min(self.free.len()) } else { self.free.len() }]
-        {
+        let told = if self.make.is_even { self.free.len().min(1) } else { self.free.len() };
+        for gpu in &self.make.gpus[..told] {
             add(u64::from(gpu.0) << 32 | u64::from(gpu.2));
             add(gpu.1);
         }
         add(self.cpu_milli as u64);
         add(self.memory as u64);
-        self.free.iter().for_each(|f| add(u64::from(f.0) << 32 | u64::from(f.1)));
         add(self.free.len() as u64);
-        u128::from(key.0) << 64 | u128::from(key.1)
+        self.free.iter().for_each(|f| add(u64::from(f.0) << 32 | u64::from(f.1)));
+        key
     }
 }
 
@@ -172,27 +165,27 @@ impl Offers {
                     spec.shapes.contains(shape) && u64::from(part.0) <= memory / MIB && part.1 <= cores;
                 fits.then(|| (part.0, part.1, amount(part, (memory, cores), has_cores)))
             };
+            let needs: Vec<Need> = make.gpus.iter().map(need).collect();
+            let fewest = |part: fn(&(u32, u32, u32)) -> u32| needs.iter().flatten().map(part).min();
+            let least = (fewest(|n| n.0).unwrap_or(u32::MAX), fewest(|n| n.1).unwrap_or(u32::MAX));
             let of_one = make.gpus.first().map_or(0, |g| amount_of(spec, (g.1, g.2), has_cores));
             Offer {
                 count: spec.count,
                 cpu_milli: spec.cpu_milli as i64,
                 memory: spec.host_memory.div_ceil(MIB) as i64,
                 amount: u64::from(of_one) * u64::from(spec.count),
-                needs: make.gpus.iter().map(need).collect(),
+                need: needs.first().copied().flatten().unwrap_or_default(),
+                least,
+                needs,
             }
         };
-        // What a pod needs that wants the whole node: every GPU, all of it.
-        let all = |g: &(u32, u64, u32)| Some(((g.1 / MIB).min(u32::MAX.into()) as u32, g.2, WHOLE));
-        let whole = Offer {
-            count: make.gpus.len() as u32,
-            cpu_milli: 0,
-            memory: 0,
-            amount: u64::from(WHOLE) * make.gpus.len() as u64,
-            needs: make.gpus.iter().map(all).collect(),
-        };
-        let pods: Vec<Offer> = drawn.specs.iter().map(offer).chain([whole]).collect();
-        let least = pods.iter().flat_map(|p| p.needs.iter().flatten()).map(|n| u64::from(n.2)).min();
-        Self { pods, least: least.unwrap_or(0) }
+        let pods: Vec<Offer> = drawn.specs.iter().map(offer).collect();
+        let least = pods.iter().flat_map(|p| p.needs.iter().flatten()).map(|n| n.2).min();
+        let fewest = |part: fn(&Offer) -> u32| pods.iter().map(part).min().unwrap_or(0);
+        let fewest = (fewest(|p| p.least.0), fewest(|p| p.least.1));
+        let room = (pods.iter().map(|p| p.cpu_milli).min(), pods.iter().map(|p| p.memory).min());
+        let room = (room.0.unwrap_or(0), room.1.unwrap_or(0));
+        Self { pods, fewest, room, least: least.unwrap_or(0) }
     }
 }
 
@@ -202,7 +195,7 @@ impl Memo {
         let key = state.key();
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(value) = known.recent.get(&key) {
-            return *value;
+            return (*value).into();
         }
         let known = &mut *known;
         let value = known.older.get(&key).copied().unwrap_or_else(|| {
@@ -217,92 +210,113 @@ impl Memo {
             known.older = std::mem::take(&mut known.recent);
         }
         known.recent.insert(key, value);
-        value
+        value.into()
     }
 }
 
-fn compute(drawn: &Drawn, state: &State, offers: &Offers) -> i64 {
+fn compute(drawn: &Drawn, state: &State, offers: &Offers) -> u32 {
     let (free, _) = state.room(drawn.has_cores);
     if free == 0 {
         return 0;
     }
-    // With departures holes close by themselves: only what comes until the node is full counts.
+    // With departures a hole is closed by itself before all that could fill it has come: only the next pods count.
     let whole = u64::from(WHOLE) * state.make.gpus.len() as u64;
-    let (once, thrice) = ([free], [whole, 2 * whole, 4 * whole]);
-    let horizons: &[u64] = if drawn.churn > CHURN { &once } else { &thrice };
-    let amounts = (0..state.free.len()).map(|i| state.amount(i, drawn.has_cores));
-    let start: Vec<_> = state.free.iter().zip(amounts).map(|(f, amount)| (f.0, f.1, amount)).collect();
+    let horizons =
+        if drawn.churn > CHURN { [free / 4, free / 2, free] } else { [whole, 2 * whole, 4 * whole] };
+    let amount = |i: usize| state.amount(i, drawn.has_cores);
+    let mut start: Vec<Left> =
+        (0..state.free.len()).map(|i| (amount(i), state.free[i].0, state.free[i].1)).collect();
+    if state.make.is_even {
+        start.sort_unstable();
+    }
     let mut left = start.clone();
     let mut sum = 0;
     for sequence in &drawn.sequences {
         left.copy_from_slice(&start);
-        sum += play((&mut left, free), (state.cpu_milli, state.memory), offers, sequence, horizons);
+        sum += play(&mut left, state, offers, sequence, &horizons);
     }
-    (sum / (drawn.sequences.len() * horizons.len()) as u64) as i64
+    u32::try_from(sum / (drawn.sequences.len() * horizons.len()) as u64).unwrap_or(u32::MAX)
 }
 
 /// Offers one sequence; the sum over horizons of what was placed by then.
-fn play(
-    (free, mut left): (&mut [(u32, u32, u32)], u64),
-    (mut cpu, mut memory): (i64, i64),
-    offers: &Offers,
-    sequence: &[u16],
-    horizons: &[u64],
-) -> u64 {
+fn play(left: &mut [Left], state: &State, offers: &Offers, sequence: &[u16], horizons: &[u64]) -> u64 {
+    let (mut cpu, mut memory) = (state.cpu_milli, state.memory);
     let (mut offered, mut placed, mut sum, mut passed) = (0, 0, 0, 0);
+    // Where GPUs are alike they stay in the order of what is left, and those before this one take nothing any more.
+    let mut full = 0;
+    let most = |left: &[Left]| left.iter().fold((0, 0), |most, l| (l.1.max(most.0), l.2.max(most.1)));
+    let mut largest = most(left);
     for pod in sequence {
         let pod = &offers.pods[usize::from(*pod)];
         offered += pod.amount;
-        if pod.cpu_milli <= cpu && pod.memory <= memory {
-            let put = put(free, pod);
+        let may = pod.least.0 <= largest.0 && pod.least.1 <= largest.1;
+        if may && pod.cpu_milli <= cpu && pod.memory <= memory {
+            let put = if state.make.is_even { put_even(&mut left[full..], pod) } else { put(left, pod) };
             if put > 0 {
                 cpu -= pod.cpu_milli;
                 memory -= pod.memory;
                 placed += put;
-                left = left.saturating_sub(put);
+                largest = most(left);
+                while state.make.is_even && left.get(full).is_some_and(|l| l.0 < offers.least) {
+                    full += 1;
+                }
             }
         }
         while passed < horizons.len() && offered >= horizons[passed] {
             sum += placed;
             passed += 1;
         }
-        if passed == horizons.len() || left < offers.least {
+        let is_full = largest.0 < offers.fewest.0 || largest.1 < offers.fewest.1 || full == left.len();
+        if passed == horizons.len() || is_full || cpu < offers.room.0 || memory < offers.room.1 {
             break;
         }
     }
     sum + placed * (horizons.len() - passed) as u64
 }
 
+/// Puts one pod on its best-fit GPUs of those that are alike, from the fullest on; the amount, or 0 if it does not fit.
+fn put_even(left: &mut [Left], pod: &Offer) -> u64 {
+    let (memory, cores, amount) = pod.need;
+    let fits = |l: &Left| l.1 >= memory && l.2 >= cores;
+    let take = |l: &mut Left| *l = (l.0.saturating_sub(amount), l.1 - memory, l.2 - cores);
+    if pod.count == 1 {
+        let Some(mut at) = left.iter().position(fits) else { return 0 };
+        take(&mut left[at]);
+        while at > 0 && left[at - 1] > left[at] {
+            left.swap(at - 1, at);
+            at -= 1;
+        }
+    } else {
+        let count = pod.count as usize;
+        if left.iter().filter(|l| fits(l)).count() < count {
+            return 0;
+        }
+        left.iter_mut().filter(|l| fits(l)).take(count).for_each(take);
+        left.sort_unstable();
+    }
+    (u64::from(amount) * u64::from(pod.count)).max(1)
+}
+
 /// Puts one pod on its best-fit GPUs; the amount, or 0 if it does not fit.
-fn put(free: &mut [(u32, u32, u32)], pod: &Offer) -> u64 {
-    let best = |free: &[(u32, u32, u32)], barred: u64| {
-        let mut best: Option<(u32, usize)> = None;
-        for (i, (f, need)) in free.iter().zip(&pod.needs).enumerate().take(MOST) {
-            if let Some(need) = need
-                && f.0 >= need.0
-                && f.1 >= need.1
-                && barred & (1 << i) == 0
-                && best.is_none_or(|(left, _)| f.2 < left)
-            {
-                best = Some((f.2, i));
-            }
-        }
-        best.map(|(_, i)| i)
+fn put(left: &mut [Left], pod: &Offer) -> u64 {
+    let best = |left: &[Left], barred: u64| {
+        let fits = |(i, (left, need)): &(usize, (&Left, &Need))| {
+            let fits = need.is_some_and(|(memory, cores, _)| left.1 >= memory && left.2 >= cores);
+            fits && barred & (1 << i) == 0
+        };
+        let fitting = left.iter().zip(&pod.needs).enumerate().take(MOST).filter(fits);
+        fitting.min_by_key(|(_, (left, _))| left.0).map(|(i, _)| i)
     };
-    let (mut barred, mut amount) = (0u64, 0u64);
+    let mut barred = 0u64;
     for _ in 0..pod.count {
-        let Some(i) = best(free, barred) else { return 0 };
+        let Some(i) = best(left, barred) else { return 0 };
         barred |= 1 << i;
-        if pod.count == 1 {
-            let need = pod.needs[i].unwrap_or_default();
-            free[i] = (free[i].0 - need.0, free[i].1 - need.1, free[i].2.saturating_sub(need.2));
-            return need.2.max(1).into();
-        }
     }
-    for (i, f) in free.iter_mut().enumerate().take(MOST).filter(|(i, _)| barred & (1 << i) != 0) {
-        let need = pod.needs[i].unwrap_or_default();
-        *f = (f.0 - need.0, f.1 - need.1, f.2.saturating_sub(need.2));
-        amount += u64::from(need.2);
+    let mut sum = 0;
+    for (i, left) in left.iter_mut().enumerate().take(MOST).filter(|(i, _)| barred & (1 << i) != 0) {
+        let (memory, cores, amount) = pod.needs[i].unwrap_or_default();
+        *left = (left.0.saturating_sub(amount), left.1 - memory, left.2 - cores);
+        sum += u64::from(amount);
     }
-    amount
+    sum.max(1)
 }

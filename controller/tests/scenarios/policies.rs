@@ -91,3 +91,33 @@ async fn node_binpack_and_gpu_spread_take_four_gpus_of_one_node_every_time() {
 async fn node_spread_and_gpu_spread_take_two_gpus_on_each_of_two_nodes_every_time() {
     rounds("Spread", "Spread", 2, 4).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn least_fragmentation_leaves_what_suits_the_pods_that_came_before() {
+    let cluster = Cluster::with(&[("node-a", 16)]);
+    for (name, memory, policy) in [
+        ("small", "6000Mi", "Binpack"),
+        ("large", "9000Mi", "Binpack"),
+        ("least", "6000Mi", "LeastFragmentation"),
+    ] {
+        let config = placement(policy, policy);
+        cluster.api.create(template(name, memory).set("/spec/spec/devices/config", config));
+    }
+    let _controller = cluster.controller().await;
+    // Ten GPUs with one pod of either size, and one with a small pod.
+    for i in 0..10 {
+        for size in ["large", "small"] {
+            cluster.api.create(pod(&format!("{size}-{i}"), &[size]));
+            cluster.idle().await;
+        }
+    }
+    cluster.api.create(pod("small", &["small"]));
+    cluster.idle().await;
+    let alone = cluster.gpus("small");
+    // Binpack would add another small one to it, and leave what nobody asks for.
+    cluster.api.create(pod("least", &["least"]));
+    cluster.idle().await;
+    let least = cluster.gpus("least");
+    assert_eq!(least.len(), 1);
+    assert_ne!(least, alone);
+}

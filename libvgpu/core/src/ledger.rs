@@ -182,10 +182,16 @@ impl<'a> Ledger<'a> {
         i64::from(Word::of(self.region.memory.0.ledger.load(Ordering::Acquire)).units) != own.units
     }
 
+    /// This process's slot.
+    pub fn slot(&self) -> u32 {
+        self.slot
+    }
+
     /// Empties the slot. The caller holds its lock.
     fn clear(&self) {
         let Some(slot) = self.region.slots.get(self.slot as usize) else { return };
         slot.pid.store(0, Ordering::Relaxed);
+        self.region.compute.forget(self.slot);
         let charged = self.own_state().units;
         if charged != 0 {
             self.change(charged.saturating_neg(), u64::MAX);

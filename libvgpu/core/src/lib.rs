@@ -1,4 +1,4 @@
-//! The limiter's logic without CUDA: share files, ledger, slots, compute bucket. std alone, no I/O of its own.
+//! The limiter's logic without CUDA: share files, ledger, slots, the compute controller. std alone, no I/O of its own.
 //!
 //! A share is one budget for every process that uses it. It is two small files: `limits` ([`limits`]), which the node's
 //! plugin writes and tenants can only read, and `usage` ([`usage`]), which tenants change and the plugin only reads. What
@@ -8,10 +8,9 @@
 #![forbid(unsafe_code)]
 
 pub mod array;
-pub mod bucket;
+pub mod compute;
 pub mod ledger;
 pub mod limits;
-pub mod meter;
 pub mod pointers;
 pub mod usage;
 pub mod virtual_memory;

@@ -3,13 +3,12 @@
 //! | offset | size | what |
 //! |---|---|---|
 //! | 0 | 8 | magic `vgpuuse1` |
-//! | 8 | 4 | version, 1 |
+//! | 8 | 4 | version, 2 |
 //! | 12 | 4 | size of the file |
 //! | 64 | 8 | memory ledger, see [`crate::ledger`]: units charged (bits 63..32), slot (31..22), sequence (21..0) |
 //! | 72 | 8 | allocations refused because the limit was reached |
-//! | 128 | 8 | compute bucket: see [`crate::bucket`] |
-//! | 136 | 8 | GPU nanoseconds charged so far |
-//! | 192 | 64 each | [`SLOTS`] process slots: intent (8), charge (8), process id (4), 44 of zero |
+//! | 128 | 4416 | compute: see [`crate::compute::words::Tenant`] |
+//! | 4544 | 64 each | [`SLOTS`] process slots: intent (8), charge (8), process id (4), 44 of zero |
 //!
 //! Intent and charge are a signed count of units (bits 63..22) and a sequence number (21..0). A unit is [`UNIT`] bytes.
 //! Little endian; bytes not named are zero. Memory in use past the limit (it was lowered) is the sum being larger than
@@ -21,12 +20,14 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::compute::words::{CHARGED, Tenant};
+
 /// `vgpuuse1`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"vgpuuse1");
 /// Of this layout.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Processes of a share at once.
-pub const SLOTS: usize = 512;
+pub const SLOTS: usize = crate::compute::words::SLOTS;
 /// Bytes of the file.
 pub const SIZE: usize = std::mem::size_of::<Region>();
 /// Lock bytes lie past the data, where nothing is stored.
@@ -61,16 +62,6 @@ pub struct Memory {
     pub refused: AtomicU64,
 }
 
-/// Time words of a share.
-#[repr(C)]
-#[derive(Debug, Default)]
-pub struct Time {
-    /// See [`crate::bucket`].
-    pub bucket: AtomicU64,
-    /// GPU nanoseconds charged so far.
-    pub charged: AtomicU64,
-}
-
 /// Head of the file.
 #[repr(C)]
 #[derive(Debug, Default)]
@@ -88,7 +79,7 @@ pub struct Region {
     /// Memory.
     pub memory: Line<Memory>,
     /// Compute.
-    pub time: Line<Time>,
+    pub compute: Tenant,
     /// Processes.
     pub slots: [Slot; SLOTS],
 }
@@ -104,7 +95,7 @@ impl Default for Region {
         Self {
             head: Line(head),
             memory: Line::default(),
-            time: Line::default(),
+            compute: Tenant::default(),
             slots: std::array::from_fn(|_| Slot::default()),
         }
     }
@@ -200,7 +191,8 @@ pub fn read(file: &File, is_held: &dyn Fn(&File, u32) -> io::Result<bool>) -> Re
         (MAGIC, other) => return Err(UsageError::Version(other)),
         _ => return Err(UsageError::NotUsage),
     }
-    let mut usage = Usage { refused: long(72), gpu_nanos: long(136), ..Usage::default() };
+    let charged = long(std::mem::offset_of!(Region, compute) + CHARGED);
+    let mut usage = Usage { refused: long(72), gpu_nanos: charged, ..Usage::default() };
     for slot in 0..SLOTS as u32 {
         let at = std::mem::offset_of!(Region, slots) + slot as usize * size_of::<Slot>();
         let (memory, pid) = (crate::ledger::charge_bytes(long(at + 8)), word(at + 16));
@@ -220,12 +212,11 @@ mod tests {
 
     #[test]
     fn the_region_is_the_table_above() {
-        assert_eq!((offset_of!(Region, memory), offset_of!(Region, time)), (64, 128));
-        assert_eq!((offset_of!(Region, slots), size_of::<Slot>()), (192, 64));
+        assert_eq!((offset_of!(Region, memory), offset_of!(Region, compute)), (64, 128));
+        assert_eq!((offset_of!(Region, slots), size_of::<Slot>()), (4544, 64));
         assert_eq!((offset_of!(Slot, charge), offset_of!(Slot, pid)), (8, 16));
         assert_eq!((offset_of!(Memory, ledger), offset_of!(Memory, refused)), (0, 8));
-        assert_eq!((offset_of!(Time, bucket), offset_of!(Time, charged)), (0, 8));
-        assert_eq!(SIZE, 192 + 64 * SLOTS);
+        assert_eq!(SIZE, 4544 + 64 * SLOTS);
     }
 
     #[test]
@@ -233,15 +224,16 @@ mod tests {
         use std::io::Write;
         let mut bytes = empty();
         for (slot, units) in [(0usize, 4u64), (1, 6)] {
-            let at = 192 + slot * 64;
+            let at = 4544 + slot * 64;
             bytes[at + 8..at + 16].copy_from_slice(&(units << 22).to_le_bytes());
             bytes[at + 16] = 42;
         }
+        bytes[128 + 24..128 + 32].copy_from_slice(&7_000u64.to_le_bytes());
         let path = std::env::temp_dir().join(format!("vgpu-usage-{}", std::process::id()));
         File::create(&path).unwrap().write_all(&bytes).unwrap();
         let usage = read(&File::open(&path).unwrap(), &|_, slot| Ok(slot == 1)).unwrap();
         std::fs::remove_file(&path).unwrap();
-        assert_eq!(usage.memory, 6 * UNIT);
+        assert_eq!((usage.memory, usage.gpu_nanos), (6 * UNIT, 7_000));
         assert_eq!(usage.processes, [Process { slot: 1, pid: 42, memory: 6 * UNIT }]);
     }
 }

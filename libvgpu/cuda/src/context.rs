@@ -117,6 +117,11 @@ pub(crate) fn know_primary(device: i32, context: usize) {
 
 /// Calls the driver to release or reset a primary context; if it is not active any more, it is gone.
 pub(crate) fn end_primary(device: i32, call: impl FnOnce() -> Code) -> Code {
+    let primaries = state().primaries.lock().unwrap_or_else(PoisonError::into_inner);
+    let known: Vec<usize> = primaries.iter().filter(|(d, _)| *d == device).map(|(_, c)| *c).collect();
+    drop(primaries);
+    // Events are gone with their context, and whether this ends it shows only afterwards.
+    known.into_iter().for_each(launch::end_context);
     let done = call();
     let (mut flags, mut active) = (0, 1);
     // SAFETY: pointers to locals.

@@ -87,5 +87,6 @@ real! {
     "cuEventQuery", event_query(event: usize);
     "cuEventElapsedTime", event_elapsed(millis: *mut f32, start: usize, end: usize);
     "cuStreamQuery", stream_query(stream: usize);
+    "cuThreadExchangeStreamCaptureMode", exchange_capture_mode(mode: *mut i32);
     "cuStreamIsCapturing", stream_is_capturing(stream: usize, status: *mut i32);
 }

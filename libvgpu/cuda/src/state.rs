@@ -12,7 +12,8 @@ use vgpu_core::pointers::Pointers;
 use vgpu_share::{ROOT, Share, folders};
 
 use crate::context::Overhead;
-use crate::launch::Metering;
+use crate::metering::Metering;
+use crate::poller::Poller;
 use crate::{Code, OPERATING_SYSTEM, check, graph, pool, real, virtual_memory};
 
 /// Most GPUs of a container.
@@ -36,6 +37,7 @@ pub(crate) struct State {
     pub(crate) blocks: virtual_memory::Blocks,
     pub(crate) pools: pool::Pools,
     pub(crate) graphs: graph::Shared,
+    pub(crate) poller: Poller,
 }
 
 /// Counts the ends of contexts: what a thread remembers of its current one may be wrong after one.
@@ -78,6 +80,7 @@ pub(crate) fn state() -> &'static State {
         blocks: Mutex::default(),
         pools: Mutex::default(),
         graphs: Mutex::default(),
+        poller: Poller::default(),
     }));
     let swapped = STATE.compare_exchange(std::ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire);
     let chosen = match swapped {
@@ -138,7 +141,8 @@ impl Device {
         for folder in folders {
             shares.push(Share::open(&folder).map_err(|_| OPERATING_SYSTEM)?);
         }
-        Ok(Self { shares, metering: Mutex::default(), overhead: Overhead::default() })
+        let metering = Mutex::new(Metering::new(&shares));
+        Ok(Self { shares, metering, overhead: Overhead::default() })
     }
 
     /// Memory limit of all its shares; `None` without shares.

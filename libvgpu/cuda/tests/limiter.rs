@@ -5,24 +5,30 @@
 
 mod bench;
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::process::{Child, ExitCode};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
+use serde_json::Value;
 
 use bench::{Bench, MIB, Test, until};
 
-const TESTS: [(&str, Test); 8] = [
+const TESTS: [(&str, Test); 11] = [
     ("a_share_gets_its_memory_to_the_byte_and_then_out_of_memory", exact_limit),
     ("processes_racing_for_a_share_get_all_of_it_and_no_more", racing),
     ("a_killed_process_gives_its_memory_back", killed),
     ("cuda_and_nvidia_smi_report_the_share", reports),
     ("two_shares_of_a_gpu_add_up", two_shares),
-    ("a_cap_holds_for_streams_and_for_synchronised_launches", cap),
+    ("a_cap_holds_for_kernels_of_every_length_streamed_or_waited_for", cap),
+    ("processes_of_a_share_have_one_cap", neighbours),
+    ("beside_another_share_none_gets_more_than_its_cap", contention),
+    ("a_changed_cap_acts_at_once", change),
     ("without_a_share_everything_passes_through", pass_through),
     ("a_broken_share_is_no_licence", broken_share),
 ];
+
+const SECOND: u64 = 1_000_000_000;
 
 fn main() -> ExitCode {
     bench::run(&TESTS)
@@ -106,36 +112,115 @@ fn two_shares(bench: &Bench) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn cap(bench: &Bench) -> anyhow::Result<()> {
-    let folder = bench.share("s", 1000 * MIB, 30)?;
-    for (cores, micros, sync) in [
-        (30, "5000", false),
-        (30, "5000", true),
-        (70, "1000", true),
-        (20, "100", false),
-        (50, "10000", false),
+/// What a spinning tenant says of itself.
+fn result(tenant: Child) -> anyhow::Result<Value> {
+    let out = tenant.wait_with_output()?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    ensure!(out.status.success(), "{} {} {}", out.status, text(&out.stdout), text(&out.stderr));
+    serde_json::from_str(text(&out.stdout).trim()).context("a result")
+}
+
+/// Percent of the time from a tenant's first to after its last kernel in which the GPU was busy, events included.
+fn percent(bench: &Bench, result: &Value) -> anyhow::Result<f64> {
+    let elapsed =
+        result["elapsedGpuNanos"].as_f64().with_context(|| format!("elapsedGpuNanos of {result}"))?;
+    Ok(bench.gpus()?.busy_nanos(&bench.uuid)? as f64 * 100.0 / elapsed)
+}
+
+fn cap(_: &Bench) -> anyhow::Result<()> {
+    for (cores, lengths, sync, seconds) in [
+        (30, "5000", false, 10),
+        (30, "5000", true, 10),
+        (70, "1000", true, 10),
+        (20, "100", false, 5),
+        (95, "100", false, 5),
+        (50, "100", true, 5),
+        (50, "10000", false, 10),
+        (30, "10", false, 2),
+        (30, "10", true, 2),
+        (30, "50,20000", false, 20),
+        (5, "1000", false, 10),
     ] {
-        let limits = vgpu_core::limits::Limits { memory: 1000 * MIB, cores, overhead: 0 };
-        fs::write(folder.join("limits"), vgpu_core::limits::encode(&limits))?;
-        fs::write(folder.join("usage"), vgpu_core::usage::empty())?;
-        let mut args = vec!["spin", "--kernel-micros", micros];
+        let what = format!("cap {cores} %, kernels of {lengths} us, sync {sync}");
+        let bench = Bench::in_virtual_time(1)?;
+        bench.share("s", 1000 * MIB, cores)?;
+        let length = seconds.to_string();
+        let mut args = vec!["spin", "--lengths-micros", lengths, "--seconds", &length];
         args.extend(sync.then_some("--sync"));
-        let mut tenant = bench.start("vgpu-workload", &args)?;
-        let gpus = bench.gpus()?;
-        let begin = gpus.busy_nanos(&bench.uuid)?;
-        until("the first kernel", || Ok(gpus.busy_nanos(&bench.uuid)? > begin))?;
-        // The saved-up burst is spent first.
-        std::thread::sleep(Duration::from_millis(500));
-        let (start, before) = (Instant::now(), gpus.busy_nanos(&bench.uuid)?);
-        std::thread::sleep(Duration::from_secs(3));
-        let busy = gpus.busy_nanos(&bench.uuid)? - before;
-        let percent = busy as f64 / start.elapsed().as_nanos() as f64 * 100.0;
-        tenant.kill()?;
-        tenant.wait()?;
-        println!("  cap {cores} %, kernels of {micros} us, sync {sync}: {percent:.1} %");
-        let off = (percent - f64::from(cores)).abs();
-        ensure!(off <= 5.0, "cap {cores} %, kernels of {micros} us, sync {sync}: {percent:.1} %");
+        let percent = percent(&bench, &result(bench.start_by_its_clock(0, &args)?)?)?;
+        println!("  {what}: {percent:.2} %");
+        // An idle share begins with 20 ms saved.
+        let (cap, saved) = (f64::from(cores), 2.0 / f64::from(seconds));
+        ensure!(percent <= cap + saved + 0.5 && percent >= 0.97 * cap, "{what}: {percent:.2} %");
     }
+    Ok(())
+}
+
+fn neighbours(_: &Bench) -> anyhow::Result<()> {
+    let bench = Bench::in_virtual_time(2)?;
+    bench.share("s", 1000 * MIB, 40)?;
+    let tenants = [(1, "100"), (2, "3000")].map(|(rank, micros)| {
+        bench.start_by_its_clock(rank, &["spin", "--kernel-micros", micros, "--seconds", "5"])
+    });
+    let [first, second] = tenants.map(|tenant| result(tenant?));
+    let (first, _) = (first?, second?);
+    let sum = percent(&bench, &first)?;
+    println!("  cap 40 %: {sum:.2} % by two processes");
+    ensure!((0.97 * 40.0..=40.9).contains(&sum), "cap 40 %: {sum:.2} % by two processes");
+    Ok(())
+}
+
+/// What shares get beside each other is the hardware's to say; that none gets more than its cap is ours.
+fn contention(_: &Bench) -> anyhow::Result<()> {
+    for (caps, kernels) in
+        [([30, 70], ["100", "10000"]), ([70, 30], ["100", "10000"]), ([50, 50], ["1000", "1000"])]
+    {
+        let bench = Bench::in_virtual_time(2)?;
+        let mut tenants = Vec::new();
+        for (rank, (cap, micros)) in (1u32..).zip(caps.into_iter().zip(kernels)) {
+            let container = format!("container-{rank}");
+            bench.share_of(&container, "s", 1000 * MIB, cap)?;
+            let args = ["spin", "--kernel-micros", micros, "--seconds", "5"];
+            tenants.push((cap, bench.start_by_its_clock_in(&container, rank, &args)?));
+        }
+        for (cap, tenant) in tenants {
+            let result = result(tenant)?;
+            let number = |key: &str| result[key].as_f64().with_context(|| format!("{key} of {result}"));
+            let percent = number("gpuNanos")? * 100.0 / number("elapsedGpuNanos")?;
+            println!("  caps {caps:?} %, kernels of {kernels:?} us: {percent:.2} % of {cap} %");
+            // 20 ms saved and a kernel more than there was credit for.
+            let most = f64::from(cap) + 0.4 + 0.2 + 0.5;
+            ensure!(percent <= most && percent >= 0.3 * f64::from(cap), "{percent:.2} % of {cap} %");
+        }
+    }
+    Ok(())
+}
+
+fn change(_: &Bench) -> anyhow::Result<()> {
+    let bench = Bench::in_virtual_time(1)?;
+    let folder = bench.share("s", 1000 * MIB, 10)?;
+    let mut tenant = bench.start_by_its_clock(0, &["spin", "--kernel-micros", "1000", "--seconds", "600"])?;
+    let gpus = bench.gpus()?;
+    let seen = || Ok::<_, anyhow::Error>((gpus.now(), gpus.busy_nanos(&bench.uuid)?));
+    let after = |moment: u64| until("time passes", || Ok(gpus.now() >= moment));
+    let percent = |from: (u64, u64), to: (u64, u64)| (to.1 - from.1) as f64 * 100.0 / (to.0 - from.0) as f64;
+    after(SECOND)?;
+    let first = seen()?;
+    after(first.0 + 5 * SECOND)?;
+    let limits = vgpu_core::limits::Limits { memory: 1000 * MIB, cores: 60, overhead: 0 };
+    vgpu_core::limits::rewrite(
+        &OpenOptions::new().read(true).write(true).open(folder.join("limits"))?,
+        &limits,
+    )?;
+    let changed = seen()?;
+    after(changed.0 + 5 * SECOND)?;
+    let last = seen()?;
+    tenant.kill()?;
+    tenant.wait()?;
+    let (before, after) = (percent(first, changed), percent(changed, last));
+    println!("  cap 10 %, then 60 %: {before:.2} %, then {after:.2} %");
+    ensure!((9.5..=10.5).contains(&before), "cap 10 %: {before:.2} %");
+    ensure!((58.5..=60.5).contains(&after), "from 10 % to a cap of 60 %: {after:.2} %");
     Ok(())
 }
 

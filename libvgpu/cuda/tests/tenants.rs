@@ -4,6 +4,8 @@
 //! Mount namespaces need root; without it every test is skipped, with that reason.
 
 mod bench;
+#[path = "tenants/capture.rs"]
+mod capture;
 #[path = "tenants/cuda.rs"]
 mod cuda;
 #[path = "tenants/families.rs"]
@@ -23,7 +25,8 @@ use vgpu_share::Share;
 
 use bench::{Bench, MIB, Test, until};
 
-const TESTS: [(&str, Test); 11] = [
+const TESTS: [(&str, Test); 12] = [
+    ("launches_in_streams_and_captures_work_as_ever_and_are_charged_what_they_took", capture::agree),
     ("every_family_of_memory_is_charged_what_the_driver_holds", families::agree),
     ("killed_at_any_instruction_of_an_allocation_and_its_free_nothing_stays_charged", killed::anywhere),
     ("eight_processes_racing_never_pass_the_limit_and_leave_nothing", racing),
@@ -69,6 +72,15 @@ impl Tenant {
         let arguments = [&["tenant"], arguments].concat();
         let child = bench.command(wrapper, &own, &arguments).spawn().context("cannot start unshare")?;
         Ok(Self(child))
+    }
+
+    /// Waits for its end; gives what it said.
+    fn end(mut self) -> anyhow::Result<String> {
+        let status = self.0.wait()?;
+        let out = std::io::read_to_string(self.0.stdout.take().context("its output is a pipe")?)?;
+        let error = std::io::read_to_string(self.0.stderr.take().context("its errors are a pipe")?)?;
+        ensure!(status.success(), "{status}: {out} {error}");
+        Ok(out)
     }
 
     /// Waits for its first line.

@@ -78,7 +78,7 @@ impl Report<'_> {
         }
         let _ = write!(
             text,
-            "\n### Memory and cores\n\nThe same with cores of their own: the share's percent times a lognormal (0, 0.3), drawn per pod. Mean of \
+            "\n### Memory and cores\n\nThe same with cores of their own: the share's percent times a lognormal (0, 0.3), drawn per pod, up to the next ten. Mean of \
              allocated memory and cores at 100 % demand, {} seeds. FGD is the bench's own (`allocator/benches/placement/fgd.rs`); it \
              knows the trace, and a GPU short of either is a fragment to it.\n\n",
             self.few

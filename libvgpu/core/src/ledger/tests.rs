@@ -175,6 +175,20 @@ fn what_is_in_use_already_is_charged_past_the_limit() {
 }
 
 #[test]
+fn what_a_dead_process_said_of_its_work_goes_with_it() {
+    let (region, locks) = (Region::default(), Locks::default());
+    let (one, other) =
+        (Ledger::attach(&region, &locks, 1).unwrap(), Ledger::attach(&region, &locks, 2).unwrap());
+    for ledger in [&one, &other] {
+        region.compute.busy.set(ledger.slot(), true);
+        region.compute.waiting.set(ledger.slot(), true);
+    }
+    locks.release(other.slot());
+    assert!(one.reap(&locks));
+    assert_eq!(region.compute.present().collect::<Vec<_>>(), [one.slot(); 2]);
+}
+
+#[test]
 fn only_what_others_hold_has_to_be_looked_for() {
     let (region, locks) = (Region::default(), Locks::default());
     let one = Ledger::attach(&region, &locks, 1).unwrap();

@@ -2,11 +2,11 @@
 
 use std::ffi::c_void;
 
-use vgpu_core::meter::Key;
+use vgpu_core::compute::estimate::Key;
 
 use super::twins;
 use crate::abi::{LaunchConfig, LaunchParameters};
-use crate::launch::launch;
+use crate::launch::{launch, meant};
 use crate::{Code, check, code, graph, real};
 
 twins! {
@@ -16,7 +16,7 @@ twins! {
     ) => |real| {
         let key = Key { function, grid: [grid_x, grid_y, grid_z], block: [block_x, block_y, block_z] };
         // SAFETY: the caller's arguments, unchanged.
-        launch(key, stream, || unsafe {
+        launch(key, meant(stream, DEFAULT), || unsafe {
             real(function, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared, stream, parameters, extra)
         })
     };
@@ -26,7 +26,7 @@ twins! {
     ) => |real| {
         let key = Key { function, grid: [grid_x, grid_y, grid_z], block: [block_x, block_y, block_z] };
         // SAFETY: the caller's arguments, unchanged.
-        launch(key, stream, || unsafe {
+        launch(key, meant(stream, DEFAULT), || unsafe {
             real(function, grid_x, grid_y, grid_z, block_x, block_y, block_z, shared, stream, parameters)
         })
     };
@@ -37,13 +37,14 @@ twins! {
         let call = || unsafe { real(config, function, parameters, extra) };
         // SAFETY: the caller's pointer; null is for the driver to refuse.
         let Some(wanted) = (unsafe { config.as_ref() }) else { return call() };
-        launch(Key { function, grid: wanted.grid, block: wanted.block }, wanted.stream, call)
+        let key = Key { function, grid: wanted.grid, block: wanted.block };
+        launch(key, meant(wanted.stream, DEFAULT), call)
     };
     cuGraphLaunch cuGraphLaunch_ptsz(executable: usize, stream: usize) => |real| {
         // SAFETY: the caller's arguments, unchanged.
         let call = || unsafe { check(real(executable, stream)) };
         let key = Key { function: executable, grid: [0; 3], block: [0; 3] };
-        launch(key, stream, || code(graph::run(executable, call)))
+        launch(key, meant(stream, DEFAULT), || code(graph::run(executable, call)))
     };
 }
 

@@ -20,17 +20,22 @@ pub use report::*;
 pub use symbol::*;
 pub use virtual_memory::*;
 
-/// Defines a hook for the legacy and the per-thread default stream, which do the same around their own function.
+/// Defines a hook for the legacy and the per-thread default stream, which do the same around their own function. `DEFAULT`
+/// is the stream that 0 means.
 macro_rules! twins {
     ($($name:ident $twin:ident($($argument:ident: $type:ty),*) => |$real:ident| $body:expr;)*) => {$(
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name($($argument: $type),*) -> $crate::Code {
             use $crate::real::$name as $real;
+            #[allow(dead_code, reason = "not every hook asks")]
+            const DEFAULT: usize = $crate::launch::LEGACY;
             $body
         }
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $twin($($argument: $type),*) -> $crate::Code {
             use $crate::real::$twin as $real;
+            #[allow(dead_code, reason = "not every hook asks")]
+            const DEFAULT: usize = $crate::launch::PER_THREAD;
             $body
         }
     )*};

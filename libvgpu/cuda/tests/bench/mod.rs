@@ -41,6 +41,19 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new() -> anyhow::Result<Self> {
+        Self::of("T4x1")
+    }
+
+    /// One in virtual time: it takes as long as its tenants compute, and what comes of it does not depend on the machine.
+    pub(crate) fn in_virtual_time(participants: u32) -> anyhow::Result<Self> {
+        let description =
+            format!("gpus: [{{model: T4}}]\ntime: {{mode: virtual, participants: {participants}}}");
+        let file = tempfile::NamedTempFile::new()?;
+        fs::write(file.path(), description)?;
+        Self::of(file.path().to_str().context("a path in UTF-8")?)
+    }
+
+    fn of(gpus: &str) -> anyhow::Result<Self> {
         let mut artifacts = std::env::current_exe()?;
         artifacts.pop();
         artifacts.pop();
@@ -48,7 +61,7 @@ impl Bench {
         // Tenants of other users look in.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
         let root = folder.path().join("root");
-        fake_gpu::install::install(&root, &root, "bench", "T4x1", &artifacts)?;
+        fake_gpu::install::install(&root, &root, "bench", gpus, &artifacts)?;
         for (shim, name, real) in [
             ("libvgpu_cuda_shim.so", "libcuda.so.1", "libcuda-real.so"),
             ("libvgpu_nvml_shim.so", "libnvidia-ml.so.1", "libnvidia-ml-real.so"),
@@ -64,7 +77,18 @@ impl Bench {
     }
 
     pub(crate) fn share(&self, name: &str, memory: u64, cores: u32) -> anyhow::Result<PathBuf> {
-        let folder = self.folder.path().join("shares").join(&self.uuid).join(name);
+        self.share_of("shares", name, memory, cores)
+    }
+
+    /// A share that is in another container than the others.
+    pub(crate) fn share_of(
+        &self,
+        container: &str,
+        name: &str,
+        memory: u64,
+        cores: u32,
+    ) -> anyhow::Result<PathBuf> {
+        let folder = self.folder.path().join(container).join(&self.uuid).join(name);
         fs::create_dir_all(&folder)?;
         let limits = vgpu_core::limits::Limits { memory, cores, overhead: 0 };
         fs::write(folder.join("limits"), vgpu_core::limits::encode(&limits))?;
@@ -80,7 +104,11 @@ impl Bench {
 
     /// A tenant; `wrapper` is a command that starts it.
     pub(crate) fn command(&self, wrapper: &[&str], program: &Path, args: &[&str]) -> Command {
-        let shares = self.folder.path().join("shares");
+        self.command_in("shares", wrapper, program, args)
+    }
+
+    fn command_in(&self, container: &str, wrapper: &[&str], program: &Path, args: &[&str]) -> Command {
+        let shares = self.folder.path().join(container);
         let script = "mount -t tmpfs tmpfs /run && mkdir /run/vgpu-dra && mount --bind \"$0\" /run/vgpu-dra && exec \"$@\"";
         let mut command = Command::new("unshare");
         command
@@ -106,6 +134,34 @@ impl Bench {
     pub(crate) fn json(&self, args: &[&str]) -> anyhow::Result<Value> {
         let text = self.run("vgpu-workload", args)?;
         serde_json::from_str(text.trim()).with_context(|| format!("{args:?} printed {text:?}"))
+    }
+
+    /// Wrapper of a tenant that goes by the GPU's clock. Of those due at once the lowest rank goes first.
+    pub(crate) fn clock(&self, rank: u32) -> [String; 4] {
+        [
+            "env".into(),
+            format!("FAKE_GPU_RANK={rank}"),
+            format!("FAKE_GPU_FILE={}", self.folder.path().join("root/gpus").display()),
+            format!("LD_PRELOAD={}", self.artifacts.join("libfake_time.so").display()),
+        ]
+    }
+
+    /// Starts `vgpu-workload` as such a tenant.
+    pub(crate) fn start_by_its_clock(&self, rank: u32, args: &[&str]) -> anyhow::Result<Child> {
+        self.start_by_its_clock_in("shares", rank, args)
+    }
+
+    /// The same in another container.
+    pub(crate) fn start_by_its_clock_in(
+        &self,
+        container: &str,
+        rank: u32,
+        args: &[&str],
+    ) -> anyhow::Result<Child> {
+        let clock = self.clock(rank);
+        let wrapper: Vec<&str> = clock.iter().map(String::as_str).collect();
+        let program = self.artifacts.join("vgpu-workload");
+        self.command_in(container, &wrapper, &program, args).spawn().context("cannot start unshare")
     }
 
     pub(crate) fn gpus(&self) -> anyhow::Result<fake_gpu::Gpus> {

@@ -2,29 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use cel::{Context, Env, Program, Value as CelValue};
+use k8s_openapi::api::resource::v1::Device;
 use serde_json::{Value, json};
 use vgpu_api::names::{DRIVER, MODEL_CLASS_SUFFIX};
+use vgpu_controller::selector::{DeviceView, Selector};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deviceclasses")
 }
 
 /// A class's selectors; a device must match all.
-struct Class(Vec<Program>);
+struct Class(Vec<Selector>);
 
 impl Class {
-    fn selects(&self, device: &Value) -> bool {
-        self.0.iter().all(|program| {
-            let mut context = Context::with_env(Arc::new(Env::stdlib()));
-            context.add_variable("device", device).expect("a device is a CEL value");
-            match program.execute(&context) {
-                Ok(CelValue::Bool(selected)) => selected,
-                other => panic!("a selector came to {other:?} on {device}"),
-            }
-        })
+    fn selects(&self, device: &DeviceView) -> bool {
+        self.0.iter().all(|selector| selector.matches(device).expect("a selector knows every device"))
     }
 }
 
@@ -45,19 +38,24 @@ fn classes() -> BTreeMap<String, Class> {
         let selectors = class["spec"]["selectors"].as_array().expect("a class has selectors");
         let compile = |selector: &Value| {
             let source = selector["cel"]["expression"].as_str().expect("a selector is CEL");
-            Env::stdlib().compile(source).unwrap_or_else(|e| panic!("{name}: {e}"))
+            Selector::compile(source).unwrap_or_else(|e| panic!("{name}: {e}"))
         };
         (name.clone(), Class(selectors.iter().map(compile).collect()))
     })
     .collect()
 }
 
-fn device(driver: &str, attributes: &Value) -> Value {
-    json!({"driver": driver, "attributes": {DRIVER: attributes}, "capacity": {}})
+/// A driver's device with attributes of our domain.
+fn device(driver: &str, attributes: &Value) -> DeviceView {
+    let qualified = |(name, value): (&String, &Value)| (format!("{DRIVER}/{name}"), json!({"string": value}));
+    let attributes: BTreeMap<_, _> = attributes.as_object().into_iter().flatten().map(qualified).collect();
+    let device: Device = serde_json::from_value(json!({"name": "gpu", "attributes": attributes}))
+        .expect("a device has attributes");
+    DeviceView::new(driver, &device)
 }
 
 /// Names of the classes that select a device.
-fn selecting(classes: &BTreeMap<String, Class>, device: &Value) -> Vec<String> {
+fn selecting(classes: &BTreeMap<String, Class>, device: &DeviceView) -> Vec<String> {
     classes.iter().filter(|(_, class)| class.selects(device)).map(|(name, _)| name.clone()).collect()
 }
 

@@ -1,0 +1,294 @@
+//! Whose turn it is on one GPU while two or more shares want it.
+//!
+//! Pure: [`Arbiter::evaluate`] is given what the tenants say, and answers what each is to be told and when to look again.
+//! Called at that moment and whenever a tenant rings. The order is priority, then who has something reserved, then the
+//! least *virtual time*: GPU time charged, divided by weight. A turn that was held and not used counts in this order, and
+//! not against the cap.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+
+use super::words::{Tenant, Turn};
+use super::{Priority, Terms, tuning};
+
+/// Names a share on this GPU; ties break by it.
+pub type Id = u64;
+
+/// What a share says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct View {
+    /// What it is entitled to.
+    pub terms: Terms,
+    /// Processes with work in flight.
+    pub busy: u32,
+    /// A process waits for the turn.
+    pub waiting: bool,
+    /// A process waits for credit.
+    pub blocked: bool,
+    /// GPU nanoseconds left.
+    pub balance: i64,
+    /// GPU nanoseconds charged so far.
+    pub charged: u64,
+    /// When it last had, or last ended, work in flight.
+    pub changed: u64,
+    /// Mean gap between two such.
+    pub gap: u64,
+}
+
+impl View {
+    /// As its words stand.
+    pub fn of(tenant: &Tenant, terms: Terms, now: u64) -> Self {
+        Self {
+            terms,
+            busy: tenant.busy.count(),
+            waiting: !tenant.waiting.is_empty(),
+            blocked: !tenant.blocked.is_empty(),
+            balance: tenant.balance_seen(now, terms),
+            charged: tenant.account.charged.load(Ordering::Acquire),
+            changed: tenant.activity.changed.load(Ordering::Acquire),
+            gap: tenant.activity.gap.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Wants the GPU, or did a moment ago.
+    fn wants(&self, now: u64) -> bool {
+        self.is_asking() || now.saturating_sub(self.changed) < tuning::AWAY
+    }
+
+    fn is_asking(&self) -> bool {
+        self.busy > 0 || self.waiting || self.blocked
+    }
+
+    fn has_credit(&self) -> bool {
+        !self.terms.is_capped() || self.balance > 0
+    }
+
+    fn is_eligible(&self) -> bool {
+        self.waiting && self.has_credit()
+    }
+
+    /// Virtual time of GPU time.
+    fn virtual_time(&self, nanos: u64) -> u64 {
+        nanos.saturating_mul(200) / self.terms.weight()
+    }
+
+    fn grace(&self) -> u64 {
+        let short = self.gap > tuning::LONG_GAP && self.terms.priority != Priority::High;
+        if short { tuning::GRACE_SHORT } else { tuning::GRACE }
+    }
+}
+
+/// What a share is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Notice {
+    /// Which share.
+    pub id: Id,
+    /// Its turn.
+    pub turn: Turn,
+    /// The GPU has a share of higher priority, active or not: it may come any moment.
+    pub outranked: bool,
+    /// Busy contexts of the others.
+    pub neighbours: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Member {
+    view: View,
+    /// Virtual time.
+    time: u64,
+    /// Of the charge, what is in `time`.
+    counted: u64,
+    asked_at: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Hold {
+    id: Id,
+    since: u64,
+    /// The holder's charge when it began.
+    charged: u64,
+    /// Another's work was still in flight at some time of it.
+    shared: bool,
+    draining: Option<u64>,
+}
+
+/// The turns of one GPU.
+#[derive(Debug, Default)]
+pub struct Arbiter {
+    members: BTreeMap<Id, Member>,
+    hold: Option<Hold>,
+    contended: bool,
+    notices: Vec<Notice>,
+}
+
+impl Arbiter {
+    /// Takes in what the shares of the GPU say, all of them each time; gives what each is to be told, and when to look
+    /// again at the latest (`u64::MAX`: when somebody rings).
+    pub fn evaluate(&mut self, now: u64, views: &[(Id, View)]) -> (&[Notice], u64) {
+        self.take_in(now, views);
+        let wanting = self.members.values().filter(|m| m.view.wants(now)).count();
+        self.contended = wanting >= 2;
+        if self.contended {
+            self.pass_on(now, wanting);
+        } else {
+            self.end_hold(now);
+        }
+        self.notify();
+        (&self.notices, if self.contended { self.deadline(now) } else { u64::MAX })
+    }
+
+    fn take_in(&mut self, now: u64, views: &[(Id, View)]) {
+        self.members.retain(|id, _| views.iter().any(|(known, _)| known == id));
+        if self.hold.is_some_and(|h| !self.members.contains_key(&h.id)) {
+            self.hold = None;
+        }
+        for (id, view) in views {
+            let fresh = Member { counted: view.charged, ..Member::default() };
+            let member = self.members.entry(*id).or_insert(fresh);
+            member.time =
+                member.time.saturating_add(view.virtual_time(view.charged.saturating_sub(member.counted)));
+            member.counted = view.charged;
+            member.view = *view;
+        }
+        let woke: Vec<Id> = self
+            .members
+            .iter()
+            .filter(|(_, m)| m.view.is_asking() && now.saturating_sub(m.asked_at) > tuning::AWAY)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in woke {
+            let others = self.members.iter().filter(|(o, m)| **o != id && m.view.wants(now));
+            let least = others.map(|(_, m)| m.time).min();
+            if let (Some(least), Some(member)) = (least, self.members.get_mut(&id)) {
+                let saved = member.view.virtual_time(tuning::SAVED_IDLE.unsigned_abs());
+                member.time = member.time.max(least.saturating_sub(saved));
+            }
+        }
+        for member in self.members.values_mut().filter(|m| m.view.is_asking()) {
+            member.asked_at = now;
+        }
+    }
+
+    /// Smaller goes first.
+    fn rank(&self, id: Id, now: u64) -> Option<(std::cmp::Reverse<Priority>, bool, u64, Id)> {
+        let member = self.members.get(&id)?;
+        let terms = member.view.terms;
+        let time = member.time.saturating_add(self.unused(id, now));
+        Some((std::cmp::Reverse(terms.priority), terms.reserved() == 0, time, id))
+    }
+
+    /// Virtual time of what a holder has held and not used.
+    fn unused(&self, id: Id, now: u64) -> u64 {
+        let Some((hold, member)) = self.hold.filter(|h| h.id == id).zip(self.members.get(&id)) else {
+            return 0;
+        };
+        if hold.shared {
+            return 0;
+        }
+        let used = member.view.charged.saturating_sub(hold.charged);
+        member.view.virtual_time(now.saturating_sub(hold.since).saturating_sub(used))
+    }
+
+    fn best(&self, now: u64, but: Option<Id>) -> Option<Id> {
+        let eligible = self.members.iter().filter(|(id, m)| Some(**id) != but && m.view.is_eligible());
+        eligible.map(|(id, _)| *id).min_by_key(|id| self.rank(*id, now))
+    }
+
+    fn end_hold(&mut self, now: u64) {
+        let Some(hold) = self.hold else { return };
+        let unused = self.unused(hold.id, now);
+        if let Some(member) = self.members.get_mut(&hold.id) {
+            member.time = member.time.saturating_add(unused);
+        }
+        self.hold = None;
+    }
+
+    fn begin_hold(&mut self, now: u64, id: Id) {
+        self.end_hold(now);
+        let charged = self.members.get(&id).map_or(0, |m| m.view.charged);
+        self.hold = Some(Hold { id, since: now, charged, shared: false, draining: None });
+    }
+
+    fn pass_on(&mut self, now: u64, wanting: usize) {
+        if self.hold.is_none() {
+            // Two were at it when it began: the one that goes first stays at it.
+            let busy = self.members.iter().filter(|(_, m)| m.view.busy > 0 && m.view.has_credit());
+            let first =
+                busy.map(|(id, _)| *id).chain(self.best(now, None)).min_by_key(|id| self.rank(*id, now));
+            let Some(first) = first else { return };
+            self.begin_hold(now, first);
+        }
+        let Some(mut hold) = self.hold else { return };
+        let Some(holder) = self.members.get(&hold.id).map(|m| m.view) else { return };
+        hold.shared |= self.members.iter().any(|(id, m)| *id != hold.id && m.view.busy > 0);
+        self.hold = Some(hold);
+        let Some(next) = self.best(now, Some(hold.id)) else {
+            hold.draining = None;
+            self.hold = Some(hold);
+            return;
+        };
+        let Some(waiter) = self.members.get(&next).map(|m| m.view) else { return };
+        let outranked = waiter.terms.priority > holder.terms.priority;
+        if hold.draining.is_none() {
+            let used_up = now.saturating_sub(hold.since) >= self.quantum(now, wanting, hold.id);
+            let still_first = holder.is_asking() && self.rank(hold.id, now) < self.rank(next, now);
+            let idle = holder.busy == 0 && !holder.waiting;
+            let gone = idle && (holder.blocked || now.saturating_sub(holder.changed) >= holder.grace());
+            if outranked || !holder.has_credit() || gone || (used_up && !still_first) {
+                hold.draining = Some(now);
+            } else if used_up {
+                self.begin_hold(now, hold.id);
+                return;
+            }
+        }
+        self.hold = Some(hold);
+        let Some(since) = hold.draining else { return };
+        if holder.busy == 0 || outranked || now.saturating_sub(since) >= tuning::PATIENCE {
+            self.begin_hold(now, next);
+            if let Some(hold) = &mut self.hold {
+                hold.shared = holder.busy > 0;
+            }
+        }
+    }
+
+    fn quantum(&self, now: u64, wanting: usize, holder: Id) -> u64 {
+        let time = |id: Id| self.rank(id, now).map_or(0, |(_, _, time, _)| time);
+        let own = time(holder);
+        let behind = self.members.iter().any(|(id, m)| {
+            let margin = m.view.virtual_time(tuning::BEHIND);
+            *id != holder && m.view.is_eligible() && time(*id).saturating_add(margin) < own
+        });
+        if behind {
+            return tuning::TURN_MIN;
+        }
+        let wanting = u64::try_from(wanting).unwrap_or(u64::MAX).max(1);
+        (tuning::ROUND / wanting).clamp(tuning::TURN_MIN, tuning::TURN_MAX)
+    }
+
+    fn notify(&mut self) {
+        let all: u32 = self.members.values().map(|m| m.view.busy).sum();
+        let highest = self.members.values().map(|m| m.view.terms.priority).max();
+        self.notices.clear();
+        for (id, member) in &self.members {
+            let turn = match self.hold {
+                _ if !self.contended => Turn::Open,
+                Some(hold) if hold.id == *id && hold.draining.is_none() => Turn::Held,
+                _ => Turn::Denied,
+            };
+            self.notices.push(Notice {
+                id: *id,
+                turn,
+                outranked: highest.is_some_and(|h| h > member.view.terms.priority),
+                neighbours: all.saturating_sub(member.view.busy),
+            });
+        }
+    }
+
+    fn deadline(&self, now: u64) -> u64 {
+        let somebody_waits = self.members.values().any(|m| m.view.waiting);
+        now.saturating_add(if somebody_waits { tuning::WATCH } else { tuning::RECHECK })
+    }
+}
+
+#[cfg(test)]
+mod tests;

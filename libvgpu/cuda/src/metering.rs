@@ -1,0 +1,380 @@
+//! Events around the epochs of one GPU in this process, and what they say.
+//!
+//! An event is recorded right before a launch or right behind one, by its thread, on its stream: at any other time the
+//! stream may be gone or mean another one. So an epoch ends where the controller says so, or when a launch of its own
+//! stream is held back. One that can end in neither way is *lost*: it stays charged by estimate, and the next launches of
+//! its kind are measured one by one. That happens when the program lets the GPU run dry in the middle of an epoch or turns
+//! to another stream.
+//!
+//! Times are the host's. The GPU's distance between two events is the driver's; where it lies on the host's clock follows
+//! from the event before, and from the host having recorded the first and seen the last.
+
+use std::collections::{HashMap, VecDeque};
+
+use vgpu_core::compute::Terms;
+use vgpu_core::compute::estimate::Key;
+use vgpu_core::compute::gate::{self, Gate, Verdict};
+use vgpu_core::compute::words::Lease;
+use vgpu_share::Share;
+
+use crate::launch::now;
+use crate::state::Device;
+use crate::{NOT_READY, SUCCESS, real};
+
+/// `CU_EVENT_DEFAULT`: timing is on.
+const TIMED: u32 = 0;
+/// A launch takes no longer than this; what is more is the host doing something else.
+const LONGEST_GAP: u64 = 20_000;
+/// `CU_STREAM_CAPTURE_MODE_RELAXED`.
+const RELAXED: i32 = 2;
+
+/// Where work is queued; work of one lane runs in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Lane {
+    pub(crate) context: usize,
+    pub(crate) stream: usize,
+    /// Of a per-thread stream.
+    pub(crate) thread: usize,
+}
+
+/// How an epoch that takes no more launches stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Its last launch is being made.
+    Coming,
+    /// Its end event is recorded.
+    Ended,
+    /// It has no end.
+    Lost,
+}
+
+/// Events of an epoch.
+#[derive(Debug)]
+struct Pair {
+    number: u64,
+    /// Which share pays.
+    index: usize,
+    lane: Lane,
+    start: usize,
+    end: usize,
+    /// When the first event was recorded.
+    recorded: u64,
+    /// Nanoseconds between the first event and the launch on an idle GPU, which are the host's and not the kernel's.
+    gap: u64,
+    state: State,
+}
+
+/// A launch that may be made.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    number: u64,
+    /// When its epoch's first event was recorded, on an idle stream.
+    began: Option<u64>,
+    /// The end event comes right behind it.
+    ends: bool,
+}
+
+impl Admission {
+    /// Nothing is to be done once the launch is made.
+    pub(crate) fn is_done(&self) -> bool {
+        self.began.is_none() && !self.ends
+    }
+}
+
+/// The last end event that was reached.
+#[derive(Debug)]
+struct Mark {
+    context: usize,
+    event: usize,
+    time: u64,
+}
+
+/// Metering of one GPU in this process.
+#[derive(Debug)]
+pub(crate) struct Metering {
+    /// By share.
+    gates: Vec<Gate>,
+    open: Option<Pair>,
+    /// Oldest first.
+    closed: VecDeque<Pair>,
+    last: Option<Mark>,
+    /// Events of a context that are free.
+    events: HashMap<usize, Vec<usize>>,
+    next: u64,
+}
+
+/// Without an arbiter it is everybody's turn.
+static NOBODYS: Lease = Lease::open();
+
+impl Device {
+    /// What the controller sees of a share.
+    pub(crate) fn stake(&self, index: usize) -> Option<gate::Share<'_>> {
+        let share = self.shares.get(index)?;
+        let terms = Terms { cores: share.limits.read().cores, ..Terms::default() };
+        Some(gate::Share { terms, tenant: &share.usage.compute, lease: &NOBODYS })
+    }
+}
+
+impl Metering {
+    pub(crate) fn new(shares: &[Share]) -> Self {
+        Self {
+            gates: shares.iter().map(|share| Gate::new(share.ledger.slot())).collect(),
+            open: None,
+            closed: VecDeque::new(),
+            last: None,
+            events: HashMap::new(),
+            next: 0,
+        }
+    }
+
+    /// Whether something is in flight.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.open.is_some() || !self.closed.is_empty()
+    }
+
+    pub(crate) fn ask(&mut self, device: &Device, now: u64, index: usize, key: &Key) -> Option<Verdict> {
+        let share = device.stake(index).filter(|s| s.terms.is_capped())?;
+        Some(self.gates.get_mut(index)?.ask(now, &share, key))
+    }
+
+    /// Ends the open epoch if a launch cannot be part of it: it is of another lane or share, or the GPU has run dry since.
+    pub(crate) fn fit(&mut self, device: &Device, now: u64, lane: Lane, index: usize) {
+        let Some(open) = &self.open else { return };
+        let is_same = open.lane == lane && open.index == index;
+        let may_be_dry = self.gates.get(open.index).is_some_and(|gate| gate.is_done(now));
+        if !is_same || (may_be_dry && is_idle(lane)) {
+            self.close(device, State::Lost);
+        }
+    }
+
+    /// Ends the open epoch with an event, on the lane of the launch about to be made.
+    pub(crate) fn end_open(&mut self, device: &Device) {
+        let Some(open) = &self.open else { return };
+        // SAFETY: an event of this process; the stream of the launch about to be made, by `fit`.
+        let ended = unsafe { real::event_record(open.end, open.lane.stream) } == SUCCESS;
+        self.close(device, if ended { State::Ended } else { State::Lost });
+    }
+
+    /// The open epoch takes no more launches.
+    fn close(&mut self, device: &Device, state: State) {
+        let Some(open) = self.open.take() else { return };
+        if let (Some(share), Some(gate)) = (device.stake(open.index), self.gates.get_mut(open.index)) {
+            gate.close(&share);
+        }
+        self.push(open, state);
+    }
+
+    fn push(&mut self, pair: Pair, state: State) {
+        let state = if pair.start == 0 { State::Lost } else { state };
+        self.closed.push_back(Pair { state, ..pair });
+    }
+
+    /// A launch that was granted: what is to be done behind it, and whether it is the first in flight.
+    pub(crate) fn begin(
+        &mut self,
+        device: &Device,
+        now: u64,
+        index: usize,
+        lane: Lane,
+        key: &Key,
+    ) -> Option<(Admission, bool)> {
+        let share = device.stake(index)?;
+        let was_idle = !self.is_busy();
+        let plan = self.gates.get_mut(index)?.plan(now, &share, key);
+        if plan.end
+            && let Some(open) = self.open.take()
+        {
+            // SAFETY: as in `end_open`.
+            let ended = unsafe { real::event_record(open.end, open.lane.stream) } == SUCCESS;
+            self.push(open, if ended { State::Ended } else { State::Lost });
+        }
+        let began = if plan.start { self.start(index, lane) } else { None };
+        let number = self.open.as_ref()?.number;
+        let ends = self.gates.get_mut(index)?.launched(now, &share, key);
+        if ends && let Some(open) = self.open.take() {
+            self.push(open, State::Coming);
+        }
+        Some((Admission { number, began, ends }, was_idle))
+    }
+
+    /// Opens an epoch; gives when its first event was recorded if the stream was idle. If there are no events to be had
+    /// the epoch will be lost.
+    fn start(&mut self, index: usize, lane: Lane) -> Option<u64> {
+        // On a busy stream the first event waits for what is before it and the pair holds the kernels alone. On an idle one
+        // it is reached at once, and the pair also holds the way from one call to the next.
+        let is_idle = !self.is_busy() && is_idle(lane);
+        let recorded = now();
+        let events = self.take_events(lane.context).filter(|(start, _)| {
+            // SAFETY: an event of the current context, and the stream of the launch about to be made.
+            let recorded = unsafe { real::event_record(*start, lane.stream) };
+            recorded == SUCCESS
+        });
+        if events.is_none() {
+            // Those that are left may be of a context of the same name that has gone.
+            self.events.remove(&lane.context);
+        }
+        let (start, end) = events.unwrap_or((0, 0));
+        self.next = self.next.wrapping_add(1);
+        let (number, state) = (self.next, State::Coming);
+        self.open = Some(Pair { number, index, lane, start, end, recorded, gap: 0, state });
+        is_idle.then(now)
+    }
+
+    /// The launch was made, or failed.
+    pub(crate) fn made(&mut self, device: &Device, now: u64, admission: &Admission, succeeded: bool) {
+        let gap = admission.began.map_or(0, |began| now.saturating_sub(began).min(LONGEST_GAP));
+        let is_it = |pair: &&mut Pair| pair.number == admission.number;
+        if let Some(pair) = self.open.as_mut().filter(|pair| pair.number == admission.number) {
+            pair.gap = pair.gap.max(gap);
+            if !succeeded {
+                self.close(device, State::Lost);
+            }
+        } else if let Some(pair) = self.closed.iter_mut().rev().find(is_it) {
+            pair.gap = pair.gap.max(gap);
+            if pair.state == State::Coming && admission.ends {
+                // SAFETY: an event of this process; the stream of the launch just made.
+                let ended = succeeded && unsafe { real::event_record(pair.end, pair.lane.stream) } == SUCCESS;
+                pair.state = if ended { State::Ended } else { State::Lost };
+            }
+        }
+    }
+
+    fn take_events(&mut self, context: usize) -> Option<(usize, usize)> {
+        let free = self.events.entry(context).or_default();
+        while free.len() < 2 {
+            let mut event = 0;
+            // SAFETY: a pointer to a local; the context is current.
+            if relaxed(|| unsafe { real::event_create(&raw mut event, TIMED) }) != SUCCESS {
+                return None;
+            }
+            free.push(event);
+        }
+        Some((free.pop()?, free.pop()?))
+    }
+
+    fn free(&mut self, context: usize, event: usize) {
+        if event != 0 {
+            self.events.entry(context).or_default().push(event);
+        }
+    }
+
+    /// Takes in every epoch that has ended.
+    pub(crate) fn collect(&mut self, device: &Device, now: u64) {
+        while let Some(first) = self.closed.front() {
+            let reached = match first.state {
+                State::Coming => break,
+                State::Lost => Some(None),
+                State::Ended => relaxed(|| self.measured(first, now)),
+            };
+            let Some(span) = reached else { break };
+            let Some(pair) = self.closed.pop_front() else { break };
+            self.settle(device, now, pair, span);
+        }
+        for (index, gate) in self.gates.iter_mut().enumerate() {
+            if let Some(share) = device.stake(index) {
+                gate.settle(now, &share);
+            }
+        }
+    }
+
+    /// When an epoch began and ended. `None`: it has not ended; `Some(None)`: nobody will know, its context has gone.
+    fn measured(&self, pair: &Pair, now: u64) -> Option<Option<(u64, u64)>> {
+        // SAFETY: the event was recorded and not destroyed.
+        let reached = unsafe { real::event_query(pair.end) };
+        if reached == NOT_READY {
+            return None;
+        }
+        let took = elapsed(pair.start, pair.end).filter(|took| reached == SUCCESS && *took >= 0);
+        Some(took.map(|took| {
+            let took = took.unsigned_abs().saturating_sub(pair.gap).max(1);
+            let mark = self.last.as_ref().filter(|mark| mark.context == pair.lane.context);
+            let after = mark.and_then(|m| Some(m.time.saturating_add_signed(elapsed(m.event, pair.start)?)));
+            let began = after.map_or(pair.recorded, |after| after.max(pair.recorded));
+            let end = began.saturating_add(took).min(now);
+            (end.saturating_sub(took), end)
+        }))
+    }
+
+    fn settle(&mut self, device: &Device, now: u64, pair: Pair, span: Option<(u64, u64)>) {
+        let Pair { index, lane, start, end, state, .. } = pair;
+        if let (Some(share), Some(gate)) = (device.stake(index), self.gates.get_mut(index)) {
+            match span {
+                Some((began, ended)) => gate.harvest(now, &share, began, ended),
+                None => gate.lose(now, &share),
+            }
+        }
+        match span {
+            Some((_, time)) => {
+                self.free(lane.context, start);
+                if let Some(old) = self.last.replace(Mark { context: lane.context, event: end, time }) {
+                    self.free(old.context, old.event);
+                }
+            }
+            None if state == State::Ended => {
+                // The context is gone, and its events with it.
+                self.events.remove(&lane.context);
+                self.last = None;
+            }
+            None => [start, end].into_iter().for_each(|event| self.free(lane.context, event)),
+        }
+    }
+
+    /// What no launch looks after: an epoch the program leaves open is given up once it should have ended.
+    pub(crate) fn look_after(&mut self, device: &Device, now: u64) {
+        let is_left = |pair: &Pair| {
+            self.gates.get(pair.index).is_some_and(|gate| gate.is_done(now) && gate.is_quiet(now))
+        };
+        if self.open.as_ref().is_some_and(is_left) {
+            self.close(device, State::Lost);
+        }
+        self.collect(device, now);
+    }
+
+    /// A context is about to go.
+    pub(crate) fn end_context(&mut self, device: &Device, now: u64, context: usize) {
+        if self.open.as_ref().is_some_and(|pair| pair.lane.context == context) {
+            self.close(device, State::Lost);
+        }
+        self.collect(device, now);
+        for pair in self.closed.iter_mut().filter(|pair| pair.lane.context == context) {
+            pair.state = State::Lost;
+        }
+        self.collect(device, now);
+        let mut events = self.events.remove(&context).unwrap_or_default();
+        if let Some(mark) = self.last.take_if(|mark| mark.context == context) {
+            events.push(mark.event);
+        }
+        for event in events {
+            // SAFETY: an event of this process that nobody uses.
+            unsafe { real::event_destroy(event) };
+        }
+    }
+}
+
+/// Whether the stream of the launch about to be made has no work.
+fn is_idle(lane: Lane) -> bool {
+    // SAFETY: the caller has that stream's launch in hand.
+    relaxed(|| unsafe { real::stream_query(lane.stream) }) == SUCCESS
+}
+
+/// Nanoseconds from one event to another; negative if the other was reached first.
+fn elapsed(from: usize, to: usize) -> Option<i64> {
+    let mut millis = 0f32;
+    // SAFETY: both events were recorded; a pointer to a local.
+    let timed = unsafe { real::event_elapsed(&raw mut millis, from, to) };
+    (timed == SUCCESS && millis.is_finite()).then(|| (f64::from(millis) * 1e6) as i64)
+}
+
+/// Calls the driver as one that may, though a stream is being captured somewhere in the program: events of ours have
+/// nothing to do with that.
+fn relaxed<T>(call: impl FnOnce() -> T) -> T {
+    let mut mode = RELAXED;
+    // SAFETY: a pointer to a local; it comes back with the thread's own mode.
+    let changed = unsafe { real::exchange_capture_mode(&raw mut mode) } == SUCCESS;
+    let done = call();
+    if changed {
+        // SAFETY: as above.
+        unsafe { real::exchange_capture_mode(&raw mut mode) };
+    }
+    done
+}
