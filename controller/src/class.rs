@@ -37,13 +37,18 @@ impl Expression {
     }
 }
 
-/// A selector that does not compile or fails on a GPU.
+/// Why it is not known which GPUs selectors take.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failed {
-    /// Its place in the list.
-    pub at: usize,
-    /// Why.
-    pub error: SelectorError,
+pub enum Unmatched {
+    /// One came into use after the GPUs were read ([`Shapes::cover`]): it is known when they are read again.
+    New,
+    /// One does not compile or fails on a GPU.
+    Failed {
+        /// Its place in the list.
+        at: usize,
+        /// Why.
+        error: SelectorError,
+    },
 }
 
 impl Selectors {
@@ -64,12 +69,12 @@ impl Selectors {
     /// Shapes that all expressions select.
     ///
     /// # Errors
-    /// The first expression that does not compile or fails on a GPU; Kubernetes stops the pod for that too.
+    /// [`Unmatched`]; Kubernetes stops the pod too for an expression that fails.
     pub fn matching(
         &self,
         selectors: &[&DeviceSelector],
         shapes: &Shapes,
-    ) -> Result<vgpu_allocator::Shapes, Failed> {
+    ) -> Result<vgpu_allocator::Shapes, Unmatched> {
         if selectors.is_empty() {
             return Ok(vgpu_allocator::Shapes::Any);
         }
@@ -80,11 +85,14 @@ impl Selectors {
             let expression = self.get(text);
             // Told even where there is no GPU to evaluate it on.
             if let Err(error) = &expression.compiled {
-                return Err(Failed { at, error: error.clone() });
+                return Err(Unmatched::Failed { at, error: error.clone() });
+            }
+            if !shapes.cover(text) {
+                return Err(Unmatched::New);
             }
             let mut kept = Vec::with_capacity(chosen.len());
             for (number, view) in chosen {
-                if expression.matches(number, view).map_err(|error| Failed { at, error })? {
+                if expression.matches(number, view).map_err(|error| Unmatched::Failed { at, error })? {
                     kept.push((number, view));
                 }
             }
@@ -157,10 +165,33 @@ mod tests {
         let classes = [class("true"), class(r#"device.attributes["gpu.vgpu-dra.io"].nothing == 1"#)];
         let own: Vec<&DeviceSelector> =
             classes.iter().flat_map(|c| c.spec.selectors.iter().flatten()).collect();
-        let failed = selectors.matching(&own, &shapes).unwrap_err();
-        assert_eq!(failed.at, 1);
-        let text = failed.error.to_string();
+        let Err(Unmatched::Failed { at: 1, error }) = selectors.matching(&own, &shapes) else {
+            panic!("the second selector does not fail")
+        };
+        let text = error.to_string();
         assert!(text.contains("fails on gpu-a") && text.contains("no such key: nothing"), "{text}");
+    }
+
+    #[test]
+    fn a_selector_that_tells_gpus_of_a_shape_apart_waits_until_they_are_read_with_it() {
+        let (selectors, mut shapes) = (Selectors::default(), Shapes::default());
+        let gpu = |uuid: &str| {
+            json!({"name": uuid, "attributes": {"uuid": {"string": uuid}}, "capacity": {
+                "memory": {"value": "16Gi"}, "cores": {"value": "100"}, "shares": {"value": "8"}}})
+        };
+        let slice = json!({"metadata": {"name": "a", "resourceVersion": "1"}, "spec": {"driver": DRIVER,
+            "nodeName": "a", "devices": [gpu("a"), gpu("b")],
+            "pool": {"name": "a/gpu", "generation": 1, "resourceSliceCount": 1}}});
+        let slices = [Arc::new(serde_json::from_value(slice).unwrap())];
+        let text = r#"device.attributes["gpu.vgpu-dra.io"].uuid == "a""#;
+        let class = class(text);
+        let own: Vec<&DeviceSelector> = class.spec.selectors.iter().flatten().collect();
+        shapes.read(&slices, std::iter::empty());
+        assert_eq!(selectors.matching(&own, &shapes), Err(Unmatched::New));
+        let gpus = &shapes.read(&slices, std::iter::once(text))["a"];
+        let only = |gpu: &vgpu_allocator::Gpu| Ok(vgpu_allocator::Shapes::Of([gpu.shape].into()));
+        assert_eq!(selectors.matching(&own, &shapes), only(&gpus[0]));
+        assert_ne!(gpus[0].shape, gpus[1].shape);
     }
 
     #[test]

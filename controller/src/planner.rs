@@ -1,5 +1,6 @@
 //! The task that decides: it looks at everything, does what is due, and sleeps until something changes.
 
+mod deciding;
 mod ganging;
 mod learning;
 mod preempting;
@@ -19,8 +20,8 @@ use kube::{Client, ResourceExt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use vgpu_allocator::{Demand, MemoryAsk, NodeExclusion, Placement as Placed, Request, Share};
-use vgpu_api::{Placement, Policy};
+use vgpu_allocator::{MemoryAsk, Placement as Placed, Request, Share};
+use vgpu_api::Placement;
 
 use crate::allocation::{self, Grant};
 use crate::class::{self, Selectors};
@@ -30,9 +31,10 @@ use crate::metrics::Metrics;
 use crate::model::{self, Model};
 use crate::pod;
 use crate::publisher::Publisher;
-use crate::request::{self, Asked, Invalid, Known};
+use crate::request::Invalid;
 use crate::shapes::Shapes;
 use crate::stores::Stores;
+use deciding::Decision;
 use ganging::Gangs;
 use writer::{Report, Writer};
 
@@ -89,26 +91,6 @@ struct Waiting {
 enum Turn {
     Pod(Waiting),
     Gang(ganging::Key),
-}
-
-/// Where a pod goes.
-struct Decision {
-    demand: Demand,
-    placed: Placed,
-    /// Of each claim that is not allocated yet.
-    asked: Vec<Asked>,
-}
-
-/// Why it goes nowhere now.
-enum No {
-    /// Its turn has not come.
-    NotYet,
-    /// A claim of it cannot be understood.
-    Invalid(Arc<ResourceClaim>, Invalid),
-    /// It fits nowhere.
-    NotPlaced(Box<Demand>, String),
-    /// Its namespace would hold too much.
-    QuotaExceeded(String),
 }
 
 /// A claim with its name in the pod.
@@ -245,7 +227,7 @@ impl Planner {
         let mut pods = self.stores.pods.state();
         pods.sort_by(|a, b| pod::order(a, b));
         let now = Instant::now();
-        let mut waiting = Vec::new();
+        let (mut turns, mut waiting) = (Vec::new(), 0);
         let mut gangs = Gangs::default();
         for pod in pods.iter().filter(|p| !pod::is_going(p)) {
             let uid = pod.uid().unwrap_or_default();
@@ -274,18 +256,18 @@ impl Planner {
                         (Some(Err(why)), _) => self.say_no_gang(pod, &why),
                         (_, Some(_)) if pod::has_other_gates(pod) => {}
                         (_, Some(key)) => {
+                            waiting += 1;
                             if gangs.waits(key.clone(), found) {
-                                waiting.push(Turn::Gang(key));
+                                turns.push(Turn::Gang(key));
                             }
                         }
-                        (_, None) => waiting.push(Turn::Pod(found)),
+                        (_, None) => {
+                            waiting += 1;
+                            turns.push(Turn::Pod(found));
+                        }
                     },
                 },
                 Standing::Allocated { claims, node } => {
-                    if pod::bound_to(pod).is_none() && !model.cluster.node_names().any(|n| n == node) {
-                        // The node left; the scheduler will say so, and then the pod is planned anew.
-                        tracing::debug!(pod = pod.name_any(), node, "allocated on a node that is gone");
-                    }
                     model.cluster.hold_pod(&uid, pod::bound_to(pod).unwrap_or(&node), pod::room(pod));
                     self.learn_of(pod, &claims, &ours);
                     for claim in claims.iter().filter(|_| pod::bound_to(pod).is_none()) {
@@ -303,8 +285,8 @@ impl Planner {
                 }
             }
         }
-        self.writer.metrics.waiting.set(waiting.len() as i64);
-        for turn in waiting {
+        self.writer.metrics.waiting.set(waiting);
+        for turn in turns {
             match turn {
                 Turn::Pod(found) => self.plan(&mut model, found, &ours, now),
                 Turn::Gang(key) => self.plan_gang(&mut model, &mut gangs, &key, &ours, now),
@@ -421,158 +403,10 @@ impl Planner {
         self.say(reference(claim), Saying::warning(invalid.reason, note));
     }
 
-    /// Finds a place for one pod, or says why there is none.
-    fn plan(&mut self, model: &mut Model, waiting: Waiting, ours: &HashSet<String>, now: Instant) {
-        match self.decide(model, &waiting, ours, now) {
-            Ok(decision) => {
-                decision.hold(model, &waiting);
-                self.write(waiting, decision, true);
-            }
-            Err(No::NotYet) => {}
-            Err(No::Invalid(claim, invalid)) => self.say_invalid(&waiting.pod, &claim, &invalid),
-            Err(No::NotPlaced(demand, why)) => {
-                let kept = self.preempt(model, &waiting, &demand, now);
-                self.refuse(&waiting, "NotPlaced", why, kept, now);
-            }
-            Err(No::QuotaExceeded(why)) => self.refuse(&waiting, "QuotaExceeded", why, false, now),
-        }
-    }
-
-    /// Where a pod goes as things are.
-    fn decide(
-        &mut self,
-        model: &mut Model,
-        waiting: &Waiting,
-        ours: &HashSet<String>,
-        now: Instant,
-    ) -> Result<Decision, No> {
-        let pod = &waiting.pod;
-        let uid = pod.uid().unwrap_or_default();
-        // Another pod of this pass may have been given a claim they share.
-        let is_promised =
-            |claim: &ResourceClaim| self.promised.contains_key(&claim.uid().unwrap_or_default());
-        if pod::has_other_gates(pod)
-            || waiting.open.iter().any(|(_, claim)| is_promised(claim))
-            || self.upkeep.must_rest(&uid, now)
-        {
-            return Err(No::NotYet);
-        }
-        let (demand, placed, asked) = match self.complete(model, waiting, ours, now) {
-            Some(complete) => complete,
-            None => {
-                let found = self.demand(model, waiting, &waiting.open, ours, now);
-                let (demand, asked) = found.map_err(|(claim, invalid)| No::Invalid(claim, invalid))?;
-                self.learning.count(&uid, &demand);
-                self.learning.teach(model, &demand);
-                let began = std::time::Instant::now();
-                let answer = model.cluster.plan(&demand);
-                self.writer.metrics.plan_seconds.observe(began.elapsed().as_secs_f64());
-                match answer {
-                    Ok(placed) => (demand, placed, asked),
-                    Err(refusal) => return Err(No::NotPlaced(Box::new(demand), refusal.to_string())),
-                }
-            }
-        };
-        let decision = Decision { demand, placed, asked };
-        match model.quotas.exceeded(&pod.namespace().unwrap_or_default(), &decision.shares(waiting)) {
-            Some(exceeded) => Err(No::QuotaExceeded(exceeded.to_string())),
-            None => Ok(decision),
-        }
-    }
-
-    /// Says why a pod is not placed. Unless a place is kept for it, it lets go of what it has.
-    fn refuse(&mut self, waiting: &Waiting, reason: &'static str, note: String, kept: bool, now: Instant) {
-        let pod = &waiting.pod;
-        self.writer.metrics.refused.inc();
-        self.say(reference(&**pod), Saying::warning(reason, note));
-        if let Some(node) = waiting.node.as_deref().filter(|_| !kept && pod::bound_to(pod).is_none()) {
-            // Part of it is allocated where the rest cannot be: it must not hold on to that part.
-            self.let_go(pod, node, "the pod's other claims cannot be had there", now);
-        }
-    }
-
-    /// The rest of a plan of which a part is written: the plan of the whole pod, if it gives the allocated claims what they
-    /// have. Otherwise the world has changed, and the rest is planned by itself.
-    fn complete(
-        &mut self,
-        model: &mut Model,
-        waiting: &Waiting,
-        ours: &HashSet<String>,
-        now: Instant,
-    ) -> Option<(Demand, Placed, Vec<Asked>)> {
-        let uid = |claim: &ResourceClaim| claim.uid().unwrap_or_default();
-        let held: Vec<&Named> = waiting.claims.iter().filter(|(_, c)| model::is_allocated(c)).collect();
-        if held.is_empty() {
-            return None;
-        }
-        let (demand, asked) = self.demand(model, waiting, &waiting.claims, ours, now).ok()?;
-        self.learning.teach(model, &demand);
-        held.iter().for_each(|(_, claim)| model.cluster.drop_claim(&uid(claim)));
-        let placed = model.cluster.plan(&demand);
-        held.iter().for_each(|(_, claim)| model.cluster.hold_claim(&uid(claim), model::shares(claim)));
-        let placed = placed.ok()?;
-        let agrees = |(_, claim): &&Named| {
-            let planned = placed.shares.iter().filter(|s| s.claim == uid(claim)).map(|s| &s.gpu);
-            planned.eq(model::own_results(claim).iter().map(|r| &r.device))
-        };
-        let open = waiting.claims.iter().zip(asked).filter(|((_, c), _)| !model::is_allocated(c));
-        let asked = open.map(|(_, asked)| asked).collect();
-        held.iter().all(agrees).then_some((demand, placed, asked))
-    }
-
-    fn read(&self, claim: &ResourceClaim, ours: &HashSet<String>) -> Result<Asked, Invalid> {
-        let known = Known {
-            classes: &|name| self.stores.classes.get(&ObjectRef::new(name)),
-            is_ours: &|name| ours.contains(name),
-            selectors: &self.selectors,
-            shapes: &self.shapes,
-            defaults: self.defaults,
-        };
-        request::read(claim, &known)
-    }
-
-    /// What claims of a pod ask of the engine, and of each claim what its allocation needs.
-    #[allow(clippy::type_complexity, reason = "an error is the claim it is about and what is wrong with it")]
-    fn demand(
-        &self,
-        model: &Model,
-        waiting: &Waiting,
-        claims: &[Named],
-        ours: &HashSet<String>,
-        now: Instant,
-    ) -> Result<(Demand, Vec<Asked>), (Arc<ResourceClaim>, Invalid)> {
-        let pod = &waiting.pod;
-        let (mut requests, mut all, mut policies): (Vec<Request>, Vec<Asked>, Vec<Policy>) =
-            Default::default();
-        for (name, claim) in claims {
-            let mut asked = self.read(claim, ours).map_err(|i| (claim.clone(), i))?;
-            for request in &mut asked.requests {
-                request.containers = pod::users(pod, name, &request.name);
-            }
-            policies.extend(&asked.node_policies);
-            requests.extend(asked.requests.iter().cloned());
-            all.push(asked);
-        }
-        let policy = request::node_policy(&policies, self.defaults.node);
-        let node_policy = policy.map_err(|invalid| (claims[0].1.clone(), invalid))?;
-        let volumes = model::volume_affinity(&self.stores, pod);
-        let bound = pod::bound_to(pod);
-        // A bound pod goes nowhere else, whatever the node has become.
-        let mut excluded = if bound.is_some() { Default::default() } else { model.excluded(pod, &volumes) };
-        let nominated = pod::nominated(pod);
-        let penalties = self.upkeep.avoided(&pod.uid().unwrap_or_default(), now);
-        // The node others are preempted on for this pod is the one to go to, whatever was before.
-        for node in penalties.into_iter().filter(|n| bound.is_none() && nominated != Some(n.as_str())) {
-            excluded.nodes.entry(node).or_insert(NodeExclusion("RejectedByScheduler".to_owned()));
-        }
-        let only_node = bound.or(waiting.node.as_deref()).or(nominated).map(str::to_owned);
-        let room = if bound.is_some() { Default::default() } else { pod::room(pod) };
-        Ok((Demand { room, requests, node_policy, only_node, excluded }, all))
-    }
-
     /// Writes what was decided and is held; `ungate` is false for pods that go together with others.
     fn write(&mut self, waiting: Waiting, decision: Decision, ungate: bool) {
-        let Decision { demand, placed, asked } = decision;
+        let note = decision.note();
+        let Decision { placed, asked, .. } = decision;
         let Waiting { pod, open, .. } = waiting;
         let uid = pod.uid().unwrap_or_default();
         let mut grants = Vec::new();
@@ -597,27 +431,8 @@ impl Planner {
             grants.push(Grant { claim, shares, percents, config: asked.config });
         }
         self.writing.insert(uid.clone());
-        let note = placed_note(&demand, &placed);
         let (writer, node) = (self.writer.clone(), placed.node);
         self.tasks.spawn(async move { writer.place(&pod, &node, &grants, promised, note, ungate).await });
-    }
-}
-
-impl Decision {
-    /// What the claims that are not allocated yet get.
-    fn shares(&self, waiting: &Waiting) -> Vec<Share> {
-        waiting.open.iter().flat_map(|(_, claim)| given(&self.placed, claim)).collect()
-    }
-
-    /// Holds it in the model.
-    fn hold(&self, model: &mut Model, waiting: &Waiting) {
-        for (_, claim) in &waiting.open {
-            let shares = given(&self.placed, claim);
-            model.quotas.hold(&claim.namespace().unwrap_or_default(), &shares);
-            model.cluster.hold_claim(&claim.uid().unwrap_or_default(), shares);
-        }
-        let pod = &waiting.pod;
-        model.cluster.hold_pod(&pod.uid().unwrap_or_default(), &self.placed.node, pod::room(pod));
     }
 }
 
@@ -631,23 +446,4 @@ fn given(placed: &Placed, claim: &ResourceClaim) -> Vec<Share> {
         cores: s.cores,
     };
     placed.shares.iter().filter(|s| s.claim == uid).map(share).collect()
-}
-
-/// `node-a: gpu-1a2b..., gpu-3c4d...; node Binpack, GPU Spread, score 0.497`
-fn placed_note(demand: &Demand, placed: &Placed) -> String {
-    let name = |policy: vgpu_allocator::Policy| {
-        vgpu_allocator::POLICIES.iter().find(|p| p.1 == policy).map_or("", |p| p.0)
-    };
-    let mut gpus: Vec<&str> = placed.shares.iter().map(|s| s.gpu.as_str()).collect();
-    gpus.dedup();
-    let mut policies: Vec<&str> = demand.requests.iter().map(|r| name(r.gpu_policy)).collect();
-    policies.dedup();
-    format!(
-        "{}: {}; node {}, GPU {}, score {}",
-        placed.node,
-        gpus.join(", "),
-        name(demand.node_policy),
-        policies.join("/"),
-        placed.score
-    )
 }

@@ -60,14 +60,49 @@ pub fn never(pod: &Pod) -> bool {
     pod.spec.as_ref().and_then(|s| s.preemption_policy.as_deref()) == Some("Never")
 }
 
-/// Whether a budget forbids that a pod goes now.
-pub fn is_protected(pod: &Pod, budgets: &[Arc<PodDisruptionBudget>]) -> bool {
-    budgets.iter().any(|budget| {
-        let selector = budget.spec.as_ref().and_then(|s| s.selector.clone()).map(Selector::try_from);
-        let selects = matches!(selector, Some(Ok(s)) if s.matches(pod.labels()));
-        let allowed = budget.status.as_ref().and_then(|s| s.disruptions_allowed).unwrap_or(0);
-        budget.namespace() == pod.namespace() && selects && allowed <= 0
-    })
+/// A PodDisruptionBudget, reduced to what counts here.
+pub struct Budget {
+    namespace: Option<String>,
+    selector: Selector,
+    /// Pods of it that may go now.
+    allowed: i32,
+}
+
+impl Budget {
+    /// `None` for one that selects nothing.
+    pub fn read(budget: &PodDisruptionBudget) -> Option<Self> {
+        let selector = budget.spec.as_ref()?.selector.clone()?.try_into().ok()?;
+        let allowed = budget.status.as_ref().and_then(|s| s.disruptions_allowed).unwrap_or(0).max(0);
+        Some(Self { namespace: budget.namespace(), selector, allowed })
+    }
+
+    fn guards(&self, pod: &Pod) -> bool {
+        self.namespace == pod.namespace() && self.selector.matches(pod.labels())
+    }
+}
+
+/// Who of a node may go for a pod of this priority, all of them together: a budget lets only so many pods go, and those of
+/// the lowest priority, then the youngest, are its first.
+fn may_go<'a>(
+    tenants: &'a [Tenants],
+    priority: i32,
+    budgets: &[Budget],
+    may: &dyn Fn(&Pod) -> bool,
+) -> Vec<&'a Tenants> {
+    let is_lower = |t: &&Tenants| !t.is_going() && t.priority < priority && t.pods.iter().all(|p| may(p));
+    let mut lower: Vec<&Tenants> = tenants.iter().filter(is_lower).collect();
+    lower.sort_by_key(|t| (t.priority, Reverse(t.created)));
+    let mut left: Vec<i32> = budgets.iter().map(|b| b.allowed).collect();
+    lower.retain(|tenants| {
+        let guarded = |b: &Budget| tenants.pods.iter().filter(|p| b.guards(p)).count() as i32;
+        let after: Vec<i32> = budgets.iter().zip(&left).map(|(b, left)| left - guarded(b)).collect();
+        let fits = after.iter().all(|left| *left >= 0);
+        if fits {
+            left = after;
+        }
+        fits
+    });
+    lower
 }
 
 impl Tenants {
@@ -184,14 +219,15 @@ fn put_back(cluster: &mut Cluster, node: &str, out: Out) {
     }
 }
 
-/// The best place for a pod of this priority that fits nowhere as things are. `may_go` has the last word on who goes.
-/// The cluster is as before when it returns.
+/// The best place for a pod of this priority that fits nowhere as things are. Nobody goes that `may` does not let go, and
+/// no more than the budgets allow. The cluster is as before when it returns.
 pub fn find(
     cluster: &mut Cluster,
     demand: &Demand,
     by_node: &ByNode,
     priority: i32,
-    may_go: &dyn Fn(&Pod) -> bool,
+    budgets: &[Budget],
+    may: &dyn Fn(&Pod) -> bool,
 ) -> Option<Found> {
     let mut best: Option<(Key, Found)> = None;
     let mut solutions = 0;
@@ -199,10 +235,7 @@ pub fn find(
         by_node.iter().filter(|(n, _)| demand.only_node.as_ref().is_none_or(|only| only == *n))
     {
         let going: Vec<&Tenants> = tenants.iter().filter(|t| t.is_going()).collect();
-        let lower: Vec<&Tenants> = tenants
-            .iter()
-            .filter(|t| !t.is_going() && t.priority < priority && t.pods.iter().all(|p| may_go(p)))
-            .collect();
+        let lower = may_go(tenants, priority, budgets, may);
         if going.is_empty() && lower.is_empty() {
             continue;
         }

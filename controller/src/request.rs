@@ -11,7 +11,7 @@ use vgpu_allocator::{MemoryAsk, Policy as EnginePolicy, Request};
 use vgpu_api::names::{CORES, DRIVER, MEMORY, MEMORY_PERCENT, SHARES};
 use vgpu_api::{MIB, Placement, Policy, Quantity, ShareConfig};
 
-use crate::class::Selectors;
+use crate::class::{Selectors, Unmatched};
 use crate::shapes::Shapes;
 
 /// What is wrong with a claim. The text names field, value and cure; the object is added by who says it.
@@ -23,8 +23,23 @@ pub struct Invalid {
     pub note: String,
 }
 
-fn invalid<T>(reason: &'static str, note: String) -> Result<T, Invalid> {
-    Err(Invalid { reason, note })
+/// Why a claim has not been read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unread {
+    /// A selector of it came after the GPUs were read: it can be read when they are read again.
+    New,
+    /// It cannot be understood.
+    Invalid(Invalid),
+}
+
+impl From<Invalid> for Unread {
+    fn from(invalid: Invalid) -> Self {
+        Self::Invalid(invalid)
+    }
+}
+
+fn invalid<T, E: From<Invalid>>(reason: &'static str, note: String) -> Result<T, E> {
+    Err(Invalid { reason, note }.into())
 }
 
 /// What is known when a claim is read.
@@ -63,8 +78,8 @@ fn engine(policy: Policy) -> EnginePolicy {
 /// Reads a claim that is ours.
 ///
 /// # Errors
-/// [`Invalid`].
-pub fn read(claim: &ResourceClaim, known: &Known<'_>) -> Result<Asked, Invalid> {
+/// [`Unread`].
+pub fn read(claim: &ResourceClaim, known: &Known<'_>) -> Result<Asked, Unread> {
     let uid = claim.metadata.uid.clone().unwrap_or_default();
     let devices = &claim.spec.devices;
     let own_config = devices.as_ref().and_then(|d| d.config.as_deref()).unwrap_or_default();
@@ -102,7 +117,7 @@ fn read_request(
     own_config: &[DeviceClaimConfiguration],
     known: &Known<'_>,
     asked: &mut Asked,
-) -> Result<(), Invalid> {
+) -> Result<(), Unread> {
     let field = format!("spec.devices.requests[{}]", request.name);
     let Some(exactly) = &request.exactly else {
         let note =
@@ -141,12 +156,15 @@ fn read_request(
         class.spec.selectors.iter().flatten().chain(exactly.selectors.iter().flatten()).collect();
     let shapes = known.selectors.matching(&selectors, known.shapes);
     let of_class = class.spec.selectors.as_ref().map_or(0, Vec::len);
-    let shapes = shapes.or_else(|failed| {
-        let place = match failed.at.checked_sub(of_class) {
-            None => format!("{field}: DeviceClass {class_name} spec.selectors[{}]", failed.at),
-            Some(own) => format!("{field}.exactly.selectors[{own}]"),
-        };
-        invalid("SelectorFailed", format!("{place}.cel.expression: {}", failed.error))
+    let shapes = shapes.map_err(|unmatched| match unmatched {
+        Unmatched::New => Unread::New,
+        Unmatched::Failed { at, error } => {
+            let place = match at.checked_sub(of_class) {
+                None => format!("{field}: DeviceClass {class_name} spec.selectors[{at}]"),
+                Some(own) => format!("{field}.exactly.selectors[{own}]"),
+            };
+            Invalid { reason: "SelectorFailed", note: format!("{place}.cel.expression: {error}") }.into()
+        }
     })?;
     let amounts = exactly.capacity.as_ref().and_then(|c| c.requests.as_ref());
     let amounts: BTreeMap<&str, &str> =

@@ -29,7 +29,7 @@ pub struct Shapes {
     /// A GPU of each shape there is now.
     views: BTreeMap<u32, Arc<DeviceView>>,
     /// Expressions in use that may look at what tells GPUs apart.
-    sharp: BTreeSet<String>,
+    sharp: Vec<Sharp>,
     /// GPUs of slices (by name) as they were read.
     slices: HashMap<String, Known>,
 }
@@ -96,13 +96,12 @@ impl Shapes {
         slices: &[Arc<ResourceSlice>],
         expressions: impl Iterator<Item = &'a str>,
     ) -> BTreeMap<String, Vec<Gpu>> {
-        let sharp: BTreeSet<String> = expressions.filter(|e| is_sharp(e)).map(str::to_owned).collect();
-        if sharp != self.sharp {
-            self.sharp = sharp;
+        let sharp: BTreeSet<&str> = expressions.filter(|e| is_sharp(e)).collect();
+        if !sharp.iter().copied().eq(self.sharp.iter().map(|(text, _)| text.as_str())) {
+            self.sharp = sharp.into_iter().map(|text| (text.to_owned(), Selector::compile(text))).collect();
             self.slices.clear();
         }
-        let compiled: Vec<Sharp> =
-            self.sharp.iter().map(|text| (text.clone(), Selector::compile(text))).collect();
+        let sharp = std::mem::take(&mut self.sharp);
         self.views.clear();
         let mut gpus: BTreeMap<String, Vec<Gpu>> = BTreeMap::new();
         let mut slices_now = HashMap::with_capacity(slices.len());
@@ -113,7 +112,7 @@ impl Shapes {
                 .slices
                 .remove(&name)
                 .filter(|k| k.version.is_some() && k.version == slice.resource_version());
-            let known = known.unwrap_or_else(|| self.read_slice(slice, &compiled));
+            let known = known.unwrap_or_else(|| self.read_slice(slice, &sharp));
             for (shape, view) in &known.views {
                 self.views.entry(*shape).or_insert_with(|| view.clone());
             }
@@ -121,6 +120,7 @@ impl Shapes {
             slices_now.insert(name, known);
         }
         self.slices = slices_now;
+        self.sharp = sharp;
         if self.numbers.len() > self.views.len() + PAST {
             let views = &self.views;
             self.numbers.retain(|_, number| views.contains_key(number));
@@ -159,6 +159,11 @@ impl Shapes {
             self.next = self.next.wrapping_add(1);
             self.next
         })
+    }
+
+    /// Whether an expression says the same of all GPUs of a shape. One that came into use after the GPUs were read may not.
+    pub fn cover(&self, expression: &str) -> bool {
+        !is_sharp(expression) || self.sharp.iter().any(|(text, _)| text == expression)
     }
 
     /// Every shape there is, with a GPU of it.

@@ -11,7 +11,8 @@ use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::ResourceExt;
 use tokio::time::Instant;
 
-use super::{Decision, No, Planner, Waiting, given};
+use super::deciding::{Decision, No};
+use super::{Planner, Waiting, given};
 use crate::events::{Saying, reference};
 use crate::model::Model;
 use crate::pod::{self, Gang};

@@ -13,7 +13,7 @@ use super::{Planner, Waiting, given};
 use crate::events::{Saying, reference};
 use crate::model::Model;
 use crate::pod;
-use crate::preemption::{self, Found};
+use crate::preemption::{self, Budget, Found};
 
 /// So long a pod stays with the node it was given, from the last time somebody was on the way out of it.
 const STAY: Duration = Duration::from_secs(30);
@@ -66,16 +66,16 @@ impl Planner {
         if let Some((node, _)) = self.preempting.nodes.get(&uid).filter(|(_, until)| *until > now) {
             demand.only_node.get_or_insert_with(|| node.clone());
         }
-        let budgets = self.stores.budgets.state();
+        let budgets: Vec<Budget> =
+            self.stores.budgets.state().iter().filter_map(|b| Budget::read(b)).collect();
         let may_go = |victim: &Pod| {
             let victim_uid = victim.uid().unwrap_or_default();
             victim_uid != uid
                 && !self.writing.contains(&victim_uid)
                 && !victim.annotations().contains_key(MIRROR)
-                && !preemption::is_protected(victim, &budgets)
         };
-        let found =
-            preemption::find(&mut model.cluster, &demand, &tenants, preemption::priority(pod), &may_go);
+        let priority = preemption::priority(pod);
+        let found = preemption::find(&mut model.cluster, &demand, &tenants, priority, &budgets, &may_go);
         model.tenants = Some(tenants);
         let Some(found) = found else {
             self.preempting.pause(&uid, now);
@@ -83,6 +83,7 @@ impl Planner {
         };
         let more: Vec<_> = waiting.open.iter().flat_map(|(_, claim)| given(&found.placed, claim)).collect();
         if model.quotas.exceeded(&pod.namespace().unwrap_or_default(), &more).is_some() {
+            self.preempting.pause(&uid, now);
             return false;
         }
         self.preempting.pauses.remove(&uid);

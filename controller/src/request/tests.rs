@@ -32,7 +32,10 @@ fn read_with_class(request: Value, config: Value, class_config: Value) -> Result
         shapes: &shapes,
         defaults: Placement { node: Some(Policy::Binpack), gpu: Some(Policy::Binpack) },
     };
-    read(&claim, &known)
+    read(&claim, &known).map_err(|unread| match unread {
+        Unread::Invalid(invalid) => invalid,
+        Unread::New => panic!("no GPU was read"),
+    })
 }
 
 fn amounts(amounts: Value) -> Result<(MemoryAsk, u32), String> {

@@ -24,6 +24,15 @@ async fn running(nodes: &[(&str, u32)], pods: &[Object]) -> (Cluster, Controller
     (cluster, controller)
 }
 
+/// A budget on pods labelled `app: db` that lets so many go.
+fn budget(allowed: u32) -> Object {
+    Object(json!({
+        "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "db", "namespace": "default"},
+        "spec": {"selector": {"matchLabels": {"app": "db"}}, "minAvailable": 1},
+        "status": {"disruptionsAllowed": allowed, "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1},
+    }))
+}
+
 fn there(cluster: &Cluster) -> Vec<String> {
     let mut names: Vec<String> =
         cluster.api.all::<Pod>().into_iter().filter_map(|p| p.metadata.name).collect();
@@ -83,11 +92,7 @@ async fn a_budget_is_respected() {
     let guarded = |name: &str| pod(name, &["half"]).set("/metadata/labels", json!({"app": "db"}));
     let (cluster, _controller) =
         running(&[("node-a", 1)], &[pod("free", &["half"]), guarded("guarded")]).await;
-    cluster.api.create(json!({
-        "apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": {"name": "db", "namespace": "default"},
-        "spec": {"selector": {"matchLabels": {"app": "db"}}, "minAvailable": 1},
-        "status": {"disruptionsAllowed": 0, "currentHealthy": 1, "desiredHealthy": 1, "expectedPods": 1},
-    }));
+    cluster.api.create(budget(0));
     sleep(2).await;
     cluster.api.create(of_priority(pod("high", &["half"]), 100));
     sleep(10).await;
@@ -96,6 +101,21 @@ async fn a_budget_is_respected() {
     sleep(120).await;
     assert_eq!(there(&cluster), ["guarded", "high", "higher"], "half a way is none, so nobody goes");
     assert_eq!(cluster.bound("higher"), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nobody_goes_where_a_budget_lets_too_few_go() {
+    let guarded = |name: &str| pod(name, &["half"]).set("/metadata/labels", json!({"app": "db"}));
+    let (cluster, _controller) = running(&[("node-a", 1)], &[guarded("one"), guarded("two")]).await;
+    cluster.api.create(budget(1));
+    sleep(2).await;
+    cluster.api.create(of_priority(pod("whole", &["whole"]), 200));
+    sleep(120).await;
+    assert_eq!(there(&cluster), ["one", "two", "whole"], "one of two is not enough, so neither goes");
+    cluster.delete_pod("whole");
+    cluster.api.create(of_priority(pod("half", &["half"]), 100));
+    sleep(10).await;
+    assert_eq!(there(&cluster), ["half", "one"]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -90,28 +90,26 @@ fn overflow() -> Cause {
     Cause::other("integer overflow")
 }
 
-fn ints(function: &str, a: i64, b: i64) -> Answer {
-    let made = match function {
-        "_+_" => a.checked_add(b),
-        "_-_" => a.checked_sub(b),
-        "_*_" => a.checked_mul(b),
-        _ if b == 0 => return Err(Cause::other("division by zero")),
-        "_/_" => a.checked_div(b),
-        _ => a.checked_rem(b),
+/// An operator on whole numbers of one kind; their methods have the same names and no trait.
+macro_rules! whole {
+    ($function:expr, $a:expr, $b:expr) => {
+        match $function {
+            "_+_" => Ok($a.checked_add($b)),
+            "_-_" => Ok($a.checked_sub($b)),
+            "_*_" => Ok($a.checked_mul($b)),
+            _ if $b == 0 => Err(Cause::other("division by zero")),
+            "_/_" => Ok($a.checked_div($b)),
+            _ => Ok($a.checked_rem($b)),
+        }
     };
-    made.map(Int).ok_or_else(overflow)
+}
+
+fn ints(function: &str, a: i64, b: i64) -> Answer {
+    whole!(function, a, b)?.map(Int).ok_or_else(overflow)
 }
 
 fn uints(function: &str, a: u64, b: u64) -> Answer {
-    let made = match function {
-        "_+_" => a.checked_add(b),
-        "_-_" => a.checked_sub(b),
-        "_*_" => a.checked_mul(b),
-        _ if b == 0 => return Err(Cause::other("division by zero")),
-        "_/_" => a.checked_div(b),
-        _ => a.checked_rem(b),
-    };
-    made.map(Uint).ok_or_else(overflow)
+    whole!(function, a, b)?.map(Uint).ok_or_else(overflow)
 }
 
 fn zero(value: &Value) -> bool {

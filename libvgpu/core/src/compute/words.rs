@@ -269,7 +269,7 @@ impl Lease {
         // Latest first. What is older than the ring is taken for the share's own.
         for back in 1..=STEPS as u32 {
             let Some(step) = self.step(written.wrapping_sub(back)).filter(|s| *s != 0) else { break };
-            let start = ((step >> 8) * 1_000).clamp(from, end);
+            let start = (step >> 8).saturating_mul(1_000).clamp(from, end);
             sum = sum.saturating_add(part(end.saturating_sub(start), own, (step & 255) as u32));
             end = start;
             if end <= from {
