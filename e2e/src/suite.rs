@@ -1,5 +1,6 @@
 //! What the test suites on a cluster share: one cluster per suite, a Kubernetes namespace per test, skips with reasons.
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -137,10 +138,9 @@ impl World<'_> {
     /// # Errors
     /// What kubectl said, which for a refused object is the admission's own message.
     pub fn apply(&self, yaml: &str) -> anyhow::Result<()> {
-        let file = tempfile_in(&self.cluster.layout().state, yaml)?;
-        let applied = self.own(&["apply", "-f", &file.display().to_string()]);
-        std::fs::remove_file(&file)?;
-        applied.map(drop)
+        let mut file = tempfile::NamedTempFile::new_in(&self.cluster.layout().state)?;
+        file.write_all(yaml.as_bytes())?;
+        self.own(&["apply", "-f", &file.path().display().to_string()]).map(drop)
     }
 
     /// Asks every 100 ms until there is an answer.
@@ -197,12 +197,4 @@ impl World<'_> {
         let ours = |e: &&Value| e["regarding"]["name"] == object && e["reason"] == reason;
         Ok(events.iter().filter(ours).filter_map(|e| e["note"].as_str().map(str::to_owned)).collect())
     }
-}
-
-fn tempfile_in(folder: &std::path::Path, text: &str) -> anyhow::Result<std::path::PathBuf> {
-    use std::sync::atomic::{AtomicU32, Ordering};
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let path = folder.join(format!("apply-{}.yaml", NEXT.fetch_add(1, Ordering::Relaxed)));
-    std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(path)
 }
