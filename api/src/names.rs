@@ -47,6 +47,10 @@ pub const SHARES: &str = "shares";
 pub const QUOTA_MEMORY: &str = "requests.vgpu-dra.io/memory";
 /// Hard key of a ResourceQuota: percent of GPUs that a namespace's claims may hold together.
 pub const QUOTA_CORES: &str = "requests.vgpu-dra.io/cores";
+/// The same of HAMi: mebibytes of GPU memory.
+pub const HAMI_QUOTA_MEMORY: &str = "limits.nvidia.com/gpumem";
+/// The same of HAMi: percent of a GPU.
+pub const HAMI_QUOTA_CORES: &str = "limits.nvidia.com/gpucores";
 /// Tenants per GPU unless a GpuPolicy says otherwise.
 pub const DEFAULT_SHARES_PER_GPU: u32 = 64;
 

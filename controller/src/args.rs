@@ -4,6 +4,15 @@ use std::net::SocketAddr;
 
 use vgpu_api::{Placement, Policy};
 
+/// Who allocates claims.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Allocator {
+    /// This controller, by policy: devices have a taint that keeps kube-scheduler off.
+    Controller,
+    /// kube-scheduler, first fit: devices are published without the taint, pods get no gate.
+    Scheduler,
+}
+
 /// The controller's flags.
 #[derive(Debug, Clone, clap::Parser)]
 #[command(
@@ -12,6 +21,9 @@ use vgpu_api::{Placement, Policy};
     version
 )]
 pub struct Args {
+    /// Who allocates claims.
+    #[arg(long, default_value = "controller")]
+    pub allocator: Allocator,
     /// Order of nodes when neither claim nor class says.
     #[arg(long, default_value = "Binpack")]
     pub node_policy: Policy,
@@ -21,6 +33,9 @@ pub struct Args {
     /// Whether a pod of higher priority that fits nowhere has others evicted for it.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set)]
     pub preemption: bool,
+    /// Whether ResourceQuotas limit by HAMi's hard keys too: limits.nvidia.com/gpumem (MiB) and limits.nvidia.com/gpucores.
+    #[arg(long, default_value_t = false, action = clap::ArgAction::Set)]
+    pub hami_quotas: bool,
     /// Where /metrics and /healthz are served.
     #[arg(long, default_value = "0.0.0.0:8080")]
     pub metrics_address: SocketAddr,

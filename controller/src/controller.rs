@@ -34,7 +34,7 @@ pub async fn run(
         lease = leader::acquire(&client, &args.namespace, &args.identity) => lease,
     };
     tracing::info!(identity = args.identity, "this controller is active");
-    let planner = Planner::start(client, args.placement(), args.preemption, metrics);
+    let planner = Planner::start(client, args, metrics);
     let settled = tokio::select! {
         biased;
         () = lease.lost() => return Err(LeaseLost),

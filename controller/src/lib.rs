@@ -20,6 +20,7 @@ pub mod args;
 pub mod class;
 pub mod controller;
 pub mod events;
+pub mod explanation;
 pub mod gate;
 pub mod leader;
 pub mod metrics;
@@ -31,9 +32,11 @@ pub mod preemption;
 pub mod publisher;
 pub mod quota;
 pub mod request;
+pub mod scheduler_mode;
 pub mod selector;
 pub mod shapes;
 pub mod slice;
+pub mod snapshot;
 pub mod stores;
 
 /// Field manager and reporter of everything the controller writes.

@@ -83,8 +83,8 @@ pub fn shares(claim: &ResourceClaim) -> Vec<Share> {
 }
 
 impl Model {
-    /// Of what the stores hold now.
-    pub fn build(stores: &Stores, shapes: &mut Shapes) -> Self {
+    /// Of what the stores hold now. `hami_quotas`: quotas limit by HAMi's keys too.
+    pub fn build(stores: &Stores, shapes: &mut Shapes, hami_quotas: bool) -> Self {
         // The store's order is a hash map's; new shapes are numbered in the order of names.
         let mut slices = stores.slices.state();
         slices.sort_by_key(|s| s.name_any());
@@ -97,7 +97,7 @@ impl Model {
         let mut gpus = shapes.read(&slices, expressions);
         let quotas = stores.quotas.state();
         let memory = gpus.values().flatten().map(|g| (g.name.as_str(), g.memory));
-        let mut quotas = Quotas::new(quotas.iter().map(|q| &**q), memory);
+        let mut quotas = Quotas::new(quotas.iter().map(|q| &**q), hami_quotas, memory);
         let mut cluster = Cluster::default();
         let nodes: BTreeMap<String, Arc<KubeNode>> =
             stores.nodes.state().into_iter().map(|n| (n.name_any(), n)).collect();

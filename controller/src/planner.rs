@@ -1,8 +1,10 @@
 //! The task that decides: it looks at everything, does what is due, and sleeps until something changes.
 
 mod deciding;
+mod explaining;
 mod ganging;
 mod learning;
+mod looking_on;
 mod preempting;
 mod upkeep;
 mod writer;
@@ -24,6 +26,7 @@ use vgpu_allocator::{MemoryAsk, Placement as Placed, Request, Share};
 use vgpu_api::Placement;
 
 use crate::allocation::{self, Grant};
+use crate::args::{Allocator, Args};
 use crate::class::{self, Selectors};
 use crate::events::{Events, Saying, reference};
 use crate::gate::{self, Gate};
@@ -42,6 +45,8 @@ use writer::{Report, Writer};
 const WRITERS: usize = 32;
 /// Without any change everything is looked at again after this.
 const TICK: Duration = Duration::from_secs(1);
+/// How long kube-scheduler may still write allocations it made before it saw the taint on devices it had for itself.
+const CLOSING: Duration = Duration::from_secs(5);
 
 /// Decides and writes until it is dropped.
 pub struct Planner {
@@ -51,6 +56,9 @@ pub struct Planner {
     tasks: JoinSet<()>,
     stores: Stores,
     defaults: Placement,
+    allocator: Allocator,
+    /// When devices were last seen that the scheduler may hand out and should not.
+    open: Option<Instant>,
     selectors: Selectors,
     shapes: Shapes,
     publisher: Publisher,
@@ -63,6 +71,8 @@ pub struct Planner {
     /// Whether pods may be evicted for others.
     preemption: bool,
     preempting: preempting::Preempting,
+    /// Whether quotas by HAMi's keys hold too.
+    hami_quotas: bool,
     learning: learning::Learning,
 }
 
@@ -115,7 +125,19 @@ fn version<K: ResourceExt>(object: &K) -> u64 {
 
 impl Planner {
     /// Starts the watches.
-    pub fn start(client: Client, defaults: Placement, preemption: bool, metrics: Arc<Metrics>) -> Self {
+    pub fn start(client: Client, args: &Args, metrics: Arc<Metrics>) -> Self {
+        let stores = Stores::start(&client);
+        let planner = Self::new(client, stores, args.placement(), args.allocator, metrics);
+        Self { preemption: args.preemption, hami_quotas: args.hami_quotas, ..planner }
+    }
+
+    fn new(
+        client: Client,
+        stores: Stores,
+        defaults: Placement,
+        allocator: Allocator,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let (sender, reports) = mpsc::unbounded_channel();
         let writer = Writer {
             client: client.clone(),
@@ -130,18 +152,21 @@ impl Planner {
             writer,
             reports,
             tasks: JoinSet::new(),
-            stores: Stores::start(&client),
-            publisher: Publisher::new(client.clone()),
+            stores,
+            publisher: Publisher::new(client.clone(), allocator),
             gate: Gate::new(client),
             writing: HashSet::new(),
             promised: BTreeMap::new(),
             upkeep: upkeep::Upkeep::default(),
-            preemption,
+            preemption: false,
             preempting: preempting::Preempting::default(),
+            hami_quotas: false,
             learning: learning::Learning::default(),
             selectors: Selectors::default(),
             shapes: Shapes::default(),
             defaults,
+            allocator,
+            open: None,
         }
     }
 
@@ -163,7 +188,10 @@ impl Planner {
         self.stores.ready().await;
         self.fence().await;
         loop {
-            self.pass().await;
+            match self.allocator {
+                Allocator::Controller => self.pass().await,
+                Allocator::Scheduler => self.look_on().await,
+            }
             tokio::select! {
                 biased;
                 report = self.reports.recv() => self.take(report),
@@ -182,7 +210,7 @@ impl Planner {
     /// Makes sure that no allocation a predecessor sent can take any more: claims it had guarded lose the guard, and with
     /// it the version the allocation was sent with. Some may have been cleared by it a moment ago, hence the rest.
     async fn fence(&mut self) {
-        let model = Model::build(&self.stores, &mut self.shapes);
+        let model = Model::build(&self.stores, &mut self.shapes, self.hami_quotas);
         let ours = self.our_classes(&model);
         let mut open = self.stores.claims.state();
         open.retain(|c| allocation::is_guarded(c) && !model::is_allocated(c));
@@ -218,8 +246,11 @@ impl Planner {
     }
 
     async fn pass(&mut self) {
+        if self.publisher.must_close(&self.stores) {
+            self.open = Some(Instant::now());
+        }
         self.publisher.sync(&self.stores, &self.writer.events).await;
-        let mut model = Model::build(&self.stores, &mut self.shapes);
+        let mut model = Model::build(&self.stores, &mut self.shapes, self.hami_quotas);
         self.settle_promises(&mut model);
         let ours = self.our_classes(&model);
         self.gate.sync(&self.stores, &|class| ours.contains(class)).await;
@@ -286,7 +317,8 @@ impl Planner {
             }
         }
         self.writer.metrics.waiting.set(waiting);
-        for turn in turns {
+        let may_plan = self.open.is_none_or(|at| at.elapsed() >= CLOSING);
+        for turn in turns.into_iter().filter(|_| may_plan) {
             match turn {
                 Turn::Pod(found) => self.plan(&mut model, found, &ours, now),
                 Turn::Gang(key) => self.plan_gang(&mut model, &mut gangs, &key, &ours, now),
@@ -296,6 +328,10 @@ impl Planner {
         model.drop_places();
         self.take_back(&model, now);
         self.check_overcommitment(&model, now);
+        self.keep_only_what_is_there(&pods, &model);
+    }
+
+    fn keep_only_what_is_there(&mut self, pods: &[Arc<Pod>], model: &Model) {
         let alive: HashSet<String> =
             pods.iter().filter_map(|p| p.uid()).chain(model.claims.keys().cloned()).collect();
         self.upkeep.keep_only(&alive);

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use vgpu_api::names::PUBLISHED_ANNOTATION;
 use vgpu_api::{GpuNode, GpuPolicy, GpuPolicySpec};
 
+use crate::args::Allocator;
 use crate::events::{Events, Saying, reference};
 use crate::stores::Stores;
 use crate::{MANAGER, WRITE_DEADLINE, slice};
@@ -22,6 +23,7 @@ use crate::{MANAGER, WRITE_DEADLINE, slice};
 /// Publishes.
 pub struct Publisher {
     client: Client,
+    allocator: Allocator,
     /// Nodes published since the start, by the generation published for.
     published: std::collections::HashMap<String, i64>,
     /// Nodes whose server drops fields without which devices must not be published.
@@ -58,8 +60,13 @@ fn label_match(selector: &LabelSelector, labels: &std::collections::BTreeMap<Str
 
 impl Publisher {
     /// A publisher that has published nothing yet.
-    pub fn new(client: Client) -> Self {
-        Self { client, published: Default::default(), dropping: HashSet::new() }
+    pub fn new(client: Client, allocator: Allocator) -> Self {
+        Self { client, allocator, published: Default::default(), dropping: HashSet::new() }
+    }
+
+    /// Whether a device is open to kube-scheduler that should not be: it was published while the scheduler allocated.
+    pub fn must_close(&self, stores: &Stores) -> bool {
+        self.allocator == Allocator::Controller && stores.slices.state().iter().any(|s| slice::is_open(s))
     }
 
     /// Writes what is due.
@@ -92,7 +99,7 @@ impl Publisher {
         let annotated =
             gpu_node.annotations().get(PUBLISHED_ANNOTATION).and_then(|v| v.parse().ok()).unwrap_or(0);
         let last = self.published.get(&node).copied();
-        let wanted = slice::slices(gpu_node, policy, !self.dropping.contains(&node));
+        let wanted = slice::slices(gpu_node, policy, self.allocator, !self.dropping.contains(&node));
         let present = |index: usize| stores.slices.get(&ObjectRef::new(&slice::name(&node, index)));
         let may_create = last.is_none() || generation > last.unwrap_or(0).max(annotated);
         let mut created = false;

@@ -5,6 +5,9 @@
 //! | `requests.vgpu-dra.io/memory` | bytes of GPU memory |
 //! | `requests.vgpu-dra.io/cores`  | percent of a GPU; a GPU that is held whole counts 100 |
 //!
+//! | `limits.nvidia.com/gpumem`    | mebibytes of GPU memory, if HAMi's keys are read too |
+//! | `limits.nvidia.com/gpucores`  | percent of a GPU, if HAMi's keys are read too |
+//!
 //! Kubernetes' own quota counts what a claim asks for, and by class only; these are amounts of the GPU that was chosen, so
 //! that a percentage or a whole GPU counts as what it is. A quota with scopes is about certain pods, and claims have none
 //! of a pod's properties: it is left out.
@@ -15,8 +18,29 @@ use std::fmt;
 use k8s_openapi::api::core::v1::ResourceQuota;
 use kube::ResourceExt;
 use vgpu_allocator::Share;
-use vgpu_api::Quantity;
-use vgpu_api::names::{QUOTA_CORES, QUOTA_MEMORY};
+use vgpu_api::names::{HAMI_QUOTA_CORES, HAMI_QUOTA_MEMORY, QUOTA_CORES, QUOTA_MEMORY};
+use vgpu_api::{MIB, Quantity};
+
+/// What a hard key sums up.
+#[derive(Debug, Clone, Copy)]
+enum Sum {
+    Bytes,
+    Mebibytes,
+    Cores,
+}
+
+const OWN: [(&str, Sum); 2] = [(QUOTA_MEMORY, Sum::Bytes), (QUOTA_CORES, Sum::Cores)];
+const HAMI: [(&str, Sum); 2] = [(HAMI_QUOTA_MEMORY, Sum::Mebibytes), (HAMI_QUOTA_CORES, Sum::Cores)];
+
+impl Sum {
+    fn of(self, amounts: Amounts) -> Quantity {
+        match self {
+            Self::Bytes => Quantity::bytes(small(amounts.memory)),
+            Self::Mebibytes => Quantity::count(small(amounts.memory.div_ceil(MIB.into()))),
+            Self::Cores => Quantity::count(small(amounts.cores)),
+        }
+    }
+}
 
 /// What is summed up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -39,6 +63,7 @@ impl Amounts {
 struct Hard {
     quota: String,
     key: &'static str,
+    sum: Sum,
     limit: Quantity,
 }
 
@@ -73,22 +98,24 @@ pub struct Quotas {
 }
 
 impl Quotas {
-    /// Of these quotas; nothing is held yet. `gpus`: each GPU's name and memory.
+    /// Of these quotas, by HAMi's keys too if `hami`; nothing is held yet. `gpus`: each GPU's name and memory.
     pub fn new<'a>(
         quotas: impl IntoIterator<Item = &'a ResourceQuota>,
+        hami: bool,
         gpus: impl IntoIterator<Item = (&'a str, u64)>,
     ) -> Self {
         let mut hard: BTreeMap<String, Vec<Hard>> = BTreeMap::new();
+        let keys = if hami { [&OWN[..], &HAMI[..]].concat() } else { OWN.to_vec() };
         for quota in quotas {
             let Some(spec) = &quota.spec else { continue };
             let scoped = spec.scopes.as_ref().is_some_and(|s| !s.is_empty()) || spec.scope_selector.is_some();
-            for key in [QUOTA_MEMORY, QUOTA_CORES].into_iter().filter(|_| !scoped) {
+            for (key, sum) in keys.iter().copied().filter(|_| !scoped) {
                 let Some(limit) = spec.hard.as_ref().and_then(|h| h.get(key)).and_then(|q| q.0.parse().ok())
                 else {
                     continue;
                 };
                 let namespace = quota.namespace().unwrap_or_default();
-                hard.entry(namespace).or_default().push(Hard { quota: quota.name_any(), key, limit });
+                hard.entry(namespace).or_default().push(Hard { quota: quota.name_any(), key, sum, limit });
             }
         }
         hard.values_mut().for_each(|list| list.sort_by(|a, b| (&a.quota, a.key).cmp(&(&b.quota, b.key))));
@@ -129,22 +156,15 @@ impl Quotas {
         let hard = self.hard.get(namespace)?;
         let used = self.used.get(namespace).copied().unwrap_or_default();
         let asked = self.amounts(shares);
-        let of = |amounts: Amounts, key: &str| {
-            if key == QUOTA_MEMORY {
-                Quantity::bytes(small(amounts.memory))
-            } else {
-                Quantity::count(small(amounts.cores))
-            }
-        };
         let mut sum = used;
         sum.add(asked);
         // Who asks for nothing of it cannot exceed it, also when the quota was lowered below what is held.
-        let over = |h: &&Hard| of(asked, h.key).nano() > 0 && of(sum, h.key) > h.limit;
+        let over = |h: &&Hard| h.sum.of(asked).nano() > 0 && h.sum.of(sum) > h.limit;
         hard.iter().find(over).map(|h| Exceeded {
             quota: h.quota.clone(),
             key: h.key,
-            used: of(used, h.key),
-            asked: of(asked, h.key),
+            used: h.sum.of(used),
+            asked: h.sum.of(asked),
             hard: h.limit,
         })
     }
@@ -167,7 +187,6 @@ fn small(amount: u128) -> u64 {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
-    use vgpu_api::MIB;
 
     use super::*;
 
@@ -183,7 +202,7 @@ mod tests {
     }
 
     fn quotas(list: &[ResourceQuota]) -> Quotas {
-        Quotas::new(list, [("gpu-a", GPU)])
+        Quotas::new(list, false, [("gpu-a", GPU)])
     }
 
     fn hard(memory: &str, cores: &str) -> serde_json::Value {
@@ -221,6 +240,19 @@ mod tests {
         let quotas = quotas(&[quota("a", scoped), quota("b", by_selector)]);
         assert!(!quotas.limit("team"));
         assert_eq!(quotas.exceeded("team", &[share(1, 0)]), None);
+    }
+
+    #[test]
+    fn hamis_keys_limit_in_mebibytes_where_they_are_read() {
+        let list = [quota("gpus", json!({"hard": {HAMI_QUOTA_MEMORY: "5000", HAMI_QUOTA_CORES: "60"}}))];
+        assert!(!Quotas::new(&list, false, [("gpu-a", GPU)]).limit("team"));
+        let mut quotas = Quotas::new(&list, true, [("gpu-a", GPU)]);
+        quotas.hold("team", &[share(3000, 30)]);
+        assert_eq!(quotas.exceeded("team", &[share(2000, 30)]), None);
+        let over = quotas.exceeded("team", &[share(2001, 30)]).unwrap().to_string();
+        let words = "spec.hard[limits.nvidia.com/gpumem] is 5000, the namespace's claims hold 3000 and this pod asks for 2001";
+        assert!(over.contains(words), "{over}");
+        assert!(quotas.exceeded("team", &[share(1, 31)]).is_some());
     }
 
     #[test]

@@ -1,10 +1,12 @@
 //! Pure: a GpuNode and its policy as ResourceSlices, and slices as the engine's GPUs.
 
-use k8s_openapi::api::resource::v1::{Device, ResourceSlice};
+use k8s_openapi::api::resource::v1::{Device, DeviceTaint, ResourceSlice};
 use serde_json::{Value, json};
 use vgpu_allocator::{Gpu as EngineGpu, GpuState};
 use vgpu_api::names::{self, CORES, MEMORY, MEMORY_PERCENT, SHARES};
 use vgpu_api::{Gpu, GpuNode, GpuPolicySpec, Health, Quantity};
+
+use crate::args::Allocator;
 
 /// Devices of a slice: the API takes no more where any has a taint.
 const DEVICES: usize = 64;
@@ -18,7 +20,7 @@ pub fn name(node: &str, index: usize) -> String {
 
 /// Slices of a node, to be applied as they are. `full` false gives one without devices: the driver is there, but must not
 /// be used.
-pub fn slices(gpu_node: &GpuNode, policy: &GpuPolicySpec, full: bool) -> Vec<Value> {
+pub fn slices(gpu_node: &GpuNode, policy: &GpuPolicySpec, allocator: Allocator, full: bool) -> Vec<Value> {
     let node = gpu_node.metadata.name.clone().unwrap_or_default();
     let status = gpu_node.status.clone().unwrap_or_default();
     let published = |gpu: &&Gpu| {
@@ -28,7 +30,7 @@ pub fn slices(gpu_node: &GpuNode, policy: &GpuPolicySpec, full: bool) -> Vec<Val
         status.gpus.iter().filter(published).filter(|_| full && status.limiter.ready).collect();
     let shares = policy.shares_per_gpu.unwrap_or(names::DEFAULT_SHARES_PER_GPU);
     let driver = (status.driver_version.as_str(), status.cuda_driver_version.as_str());
-    let devices: Vec<Value> = gpus.iter().map(|g| device(g, driver, shares)).collect();
+    let devices: Vec<Value> = gpus.iter().map(|g| device(g, driver, shares, allocator)).collect();
     let chunks: Vec<&[Value]> =
         if devices.is_empty() { vec![&[]] } else { devices.chunks(DEVICES).collect() };
     let owner = gpu_node.metadata.owner_references.clone().unwrap_or_default();
@@ -55,7 +57,7 @@ fn version(text: &str) -> Option<String> {
     Some(format!("{major}.{minor}.{}", parts.next().unwrap_or(Some(0))?))
 }
 
-fn device(gpu: &Gpu, (driver, cuda): (&str, &str), shares: u32) -> Value {
+fn device(gpu: &Gpu, (driver, cuda): (&str, &str), shares: u32, allocator: Allocator) -> Value {
     let mut attributes = serde_json::Map::new();
     let mut text = |name: &str, value: &str| {
         if !value.is_empty() {
@@ -91,38 +93,53 @@ fn device(gpu: &Gpu, (driver, cuda): (&str, &str), shares: u32) -> Value {
         }
     }
     let memory = Quantity::bytes(u64::try_from(gpu.memory_mib).unwrap_or(0) * vgpu_api::MIB).to_string();
-    let mut taints = vec![json!({
-        "key": names::ALLOCATOR_TAINT_KEY, "value": names::ALLOCATOR_TAINT_VALUE, "effect": "NoSchedule",
-    })];
+    let percent = json!({"value": "100", "requestPolicy": {
+        "default": "0", "validRange": {"min": "0", "max": "100", "step": "1"}}});
+    let mut capacity = json!({
+        MEMORY: {"value": memory, "requestPolicy": {
+            "default": memory, "validRange": {"min": "1Mi", "max": memory, "step": "1Mi"}}},
+        CORES: percent,
+        SHARES: {"value": shares.to_string(), "requestPolicy": {"default": "1", "validValues": ["1"]}},
+    });
+    let mut taints = Vec::new();
+    if allocator == Allocator::Controller {
+        // To kube-scheduler it would be an amount beside the memory, not one of it.
+        capacity[MEMORY_PERCENT] = percent;
+        taints.push(json!({
+            "key": names::ALLOCATOR_TAINT_KEY, "value": names::ALLOCATOR_TAINT_VALUE, "effect": "NoSchedule",
+        }));
+    }
     if gpu.health == Health::Unhealthy {
         taints.push(json!({"key": UNHEALTHY, "effect": "NoSchedule"}));
     }
-    json!({
+    let mut device = json!({
         "name": names::device(&gpu.uuid),
         "attributes": attributes,
         "allowMultipleAllocations": true,
-        "capacity": {
-            MEMORY: {"value": memory, "requestPolicy": {
-                "default": memory, "validRange": {"min": "1Mi", "max": memory, "step": "1Mi"}}},
-            MEMORY_PERCENT: {"value": "100", "requestPolicy": {
-                "default": "0", "validRange": {"min": "0", "max": "100", "step": "1"}}},
-            CORES: {"value": "100", "requestPolicy": {
-                "default": "0", "validRange": {"min": "0", "max": "100", "step": "1"}}},
-            SHARES: {"value": shares.to_string(), "requestPolicy": {"default": "1", "validValues": ["1"]}},
-        },
-        "taints": taints,
-    })
+        "capacity": capacity,
+    });
+    if !taints.is_empty() {
+        device["taints"] = taints.into();
+    }
+    device
+}
+
+/// Whether kube-scheduler may hand out a device of it.
+pub fn is_open(slice: &ResourceSlice) -> bool {
+    let closes = |t: &DeviceTaint| t.key == names::ALLOCATOR_TAINT_KEY;
+    slice.spec.devices.iter().flatten().any(|d| !d.taints.iter().flatten().any(closes))
 }
 
 /// What a server without the feature left out of a stored slice: the gates to enable.
 pub fn dropped(sent: &Value, stored: &ResourceSlice) -> Vec<&'static str> {
     let stored = stored.spec.devices.as_deref().unwrap_or_default();
-    let sent = sent["spec"]["devices"].as_array().map_or(0, Vec::len);
-    if stored.len() != sent || sent == 0 {
+    let sent = sent["spec"]["devices"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if stored.len() != sent.len() || sent.is_empty() {
         return Vec::new();
     }
     let mut gates = Vec::new();
-    if stored.iter().any(|d| d.taints.as_deref().unwrap_or_default().is_empty()) {
+    let lost = |(sent, stored): (&Value, &Device)| sent["taints"].is_array() && stored.taints.is_none();
+    if sent.iter().zip(stored).any(lost) {
         gates.push("DRADeviceTaints");
     }
     let shared = |d: &Device| {
@@ -199,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_gpu_is_published_with_its_capacities_and_the_taint() {
-        let sent = &slices(&gpu_node(), &GpuPolicySpec::default(), true)[0];
+        let sent = &slices(&gpu_node(), &GpuPolicySpec::default(), Allocator::Controller, true)[0];
         let device = &sent["spec"]["devices"][0];
         assert_eq!(device["name"], "gpu-ab");
         assert_eq!(device["capacity"]["memory"]["value"], "15104Mi");
@@ -210,24 +227,44 @@ mod tests {
     }
 
     #[test]
+    fn where_the_scheduler_allocates_devices_are_open_and_know_no_percentages() {
+        let sent = &slices(&gpu_node(), &GpuPolicySpec::default(), Allocator::Scheduler, true)[0];
+        let device = &sent["spec"]["devices"][0];
+        assert!(device.get("taints").is_none() && device["capacity"].get(MEMORY_PERCENT).is_none());
+        assert!(is_open(&stored(sent)) && dropped(sent, &stored(sent)).is_empty());
+        assert!(is_current(sent, &stored(sent)));
+        let closed = &slices(&gpu_node(), &GpuPolicySpec::default(), Allocator::Controller, true)[0];
+        assert!(!is_open(&stored(closed)) && !is_current(closed, &stored(sent)));
+    }
+
+    #[test]
     fn excluded_and_unpublished_gpus_are_left_out() {
         let policy = GpuPolicySpec { excluded_gpus: vec!["gpu-ab".into()], ..GpuPolicySpec::default() };
-        assert_eq!(slices(&gpu_node(), &policy, true)[0]["spec"]["devices"], json!([]));
+        assert_eq!(
+            slices(&gpu_node(), &policy, Allocator::Controller, true)[0]["spec"]["devices"],
+            json!([])
+        );
         let mut mig = gpu_node();
         mig.status.as_mut().unwrap().gpus[0].unpublished = "MIG mode is on".into();
-        assert_eq!(slices(&mig, &GpuPolicySpec::default(), true)[0]["spec"]["devices"], json!([]));
+        assert_eq!(
+            slices(&mig, &GpuPolicySpec::default(), Allocator::Controller, true)[0]["spec"]["devices"],
+            json!([])
+        );
     }
 
     #[test]
     fn nothing_is_published_while_limits_cannot_be_enforced() {
         let mut node = gpu_node();
         node.status.as_mut().unwrap().limiter.ready = false;
-        assert_eq!(slices(&node, &GpuPolicySpec::default(), true)[0]["spec"]["devices"], json!([]));
+        assert_eq!(
+            slices(&node, &GpuPolicySpec::default(), Allocator::Controller, true)[0]["spec"]["devices"],
+            json!([])
+        );
     }
 
     #[test]
     fn what_a_server_dropped_names_the_gate() {
-        let sent = &slices(&gpu_node(), &GpuPolicySpec::default(), true)[0];
+        let sent = &slices(&gpu_node(), &GpuPolicySpec::default(), Allocator::Controller, true)[0];
         assert!(dropped(sent, &stored(sent)).is_empty());
         let mut less = stored(sent);
         less.spec.devices.as_mut().unwrap()[0].taints = None;
@@ -237,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_stored_slice_is_current_whatever_time_its_taints_have() {
-        let sent = &slices(&gpu_node(), &GpuPolicySpec::default(), true)[0];
+        let sent = &slices(&gpu_node(), &GpuPolicySpec::default(), Allocator::Controller, true)[0];
         let mut with_time = sent.clone();
         with_time["spec"]["devices"][0]["taints"][0]["timeAdded"] = "2026-01-01T00:00:00Z".into();
         assert!(is_current(sent, &stored(&with_time)));

@@ -20,6 +20,8 @@ use tokio::task::JoinSet;
 use vgpu_api::names::{CLAIMS_CONFIG_MAP, DRIVER};
 use vgpu_api::{GpuNode, GpuPolicy};
 
+use crate::snapshot::Snapshot;
+
 /// A store per kind. The watches end with it.
 pub struct Stores {
     /// Nodes.
@@ -80,6 +82,27 @@ impl Stores {
         }
     }
 
+    /// What a snapshot holds, once and for all.
+    pub fn of(snapshot: Snapshot) -> Self {
+        Self {
+            nodes: filled(snapshot.nodes),
+            pods: filled(snapshot.pods),
+            claims: filled(snapshot.claims),
+            templates: filled(snapshot.templates),
+            classes: filled(snapshot.classes),
+            slices: filled(snapshot.slices),
+            gpu_nodes: filled(Vec::new()),
+            policies: filled(Vec::new()),
+            volumes: filled(snapshot.volumes),
+            volume_claims: filled(snapshot.volume_claims),
+            quotas: filled(snapshot.quotas),
+            budgets: filled(snapshot.budgets),
+            gate_maps: filled(Vec::new()),
+            changed: Arc::default(),
+            _watches: JoinSet::new(),
+        }
+    }
+
     /// Waits until every store has seen what there was.
     pub async fn ready(&self) {
         // An error means that the writer is gone, which ends with the process.
@@ -99,6 +122,19 @@ impl Stores {
             self.gate_maps.wait_until_ready(),
         );
     }
+}
+
+fn filled<K>(objects: Vec<K>) -> Store<K>
+where
+    K: Lookup<DynamicType = ()> + Clone + 'static,
+{
+    let mut writer = Writer::<K>::default();
+    writer.apply_watcher_event(&watcher::Event::Init);
+    for object in objects {
+        writer.apply_watcher_event(&watcher::Event::InitApply(object));
+    }
+    writer.apply_watcher_event(&watcher::Event::InitDone);
+    writer.as_reader()
 }
 
 /// Half a second, doubling up to half a minute. One controller watches, so nothing is gained by chance in it.

@@ -31,12 +31,14 @@ use crate::{guard, image, pki};
 pub struct Options {
     /// GPUs of each node, as fake-gpu describes them; empty for a node without a driver.
     pub gpus: Vec<String>,
+    /// Requests per second kube-scheduler may send; `None` for its own limit of 50.
+    pub scheduler_qps: Option<u32>,
 }
 
 impl Default for Options {
     /// Two nodes with four T4 each.
     fn default() -> Self {
-        Self { gpus: vec!["T4x4".into(); 2] }
+        Self { gpus: vec!["T4x4".into(); 2], scheduler_qps: None }
     }
 }
 
@@ -91,6 +93,7 @@ impl Cluster {
             artifacts: artifacts.folder().to_owned(),
             images: Vec::new(),
             nodes: options.gpus.iter().enumerate().map(node).collect(),
+            scheduler_qps: options.scheduler_qps,
         };
         let started = Instant::now();
         let log = life::begin(&layout).map_err(|e| StartError::Failed(e.into()))?;

@@ -57,7 +57,7 @@ fn up(nodes: u8, gpus: &str, driver: bool) -> anyhow::Result<()> {
         fake_gpu::profile::parse(gpus, "node-a").context("--gpus")?;
     }
     none_kept()?;
-    let options = Options { gpus: vec![gpus.to_owned(); nodes.into()] };
+    let options = Options { gpus: vec![gpus.to_owned(); nodes.into()], ..Options::default() };
     let cluster = Cluster::start(&options, &|line| eprintln!("{line}"))?;
     if driver {
         eprintln!("installing the driver");

@@ -62,6 +62,9 @@ pub struct Layout {
     pub images: Vec<PathBuf>,
     /// The nodes.
     pub nodes: Vec<NodeLayout>,
+    /// Requests per second kube-scheduler may send; absent for its own limit.
+    #[serde(default)]
+    pub scheduler_qps: Option<u32>,
 }
 
 impl Layout {

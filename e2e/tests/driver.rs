@@ -27,6 +27,8 @@ fn main() -> ExitCode {
             ("a_pod_whose_node_lost_its_room_holds_no_gpu_and_is_placed_when_there_is_room", room_is_lost),
             ("kill_9_of_every_component_while_pods_start", every_component_killed),
             ("of_two_controllers_one_acts", two_controllers),
+            ("kubectl_vgpu_says_why_a_pod_is_where_it_is_and_where_another_would_go", explained),
+            ("where_kube_scheduler_allocates_limits_hold_and_policies_are_refused", scheduler_mode),
             ("nothing_is_left_when_everything_is_deleted", nothing_is_left),
         ],
     )
@@ -304,6 +306,103 @@ fn preemption(world: &World) -> anyhow::Result<()> {
     let told = world.events("low7", "Preempted")?;
     ensure!(told.len() == 1 && told[0].contains("/urgent, whose priority 1000 is above 0"), "{told:?}");
     world.kubectl(&["delete", "priorityclass", "urgent"]).map(drop)
+}
+
+fn explained(world: &World) -> anyhow::Result<()> {
+    world.apply(&share("here", "9000Mi", 10, ("Binpack", "Binpack"), SLEEP))?;
+    let node = world.ready("here", 60)?;
+    world.apply(&share("waits", "99999Mi", 0, ("Binpack", "Binpack"), SLEEP))?;
+    world
+        .until("its event", 20, || Ok(Some(world.events("waits", "NotPlaced")?).filter(|e| !e.is_empty())))?;
+    let ask = |words: &[&str]| -> anyhow::Result<Value> {
+        let program = world.cluster.layout().artifacts.join("kubectl-vgpu").display().to_string();
+        let mut command = world.cluster.command(&program);
+        let out = command.args(words).args(["-n", &world.namespace, "-o", "json"]).output()?;
+        ensure!(out.status.success(), "{words:?}: {}", String::from_utf8_lossy(&out.stderr));
+        Ok(serde_json::from_slice::<Value>(&out.stdout)?[0].take())
+    };
+    let here = ask(&["explain", "pod/here"])?;
+    ensure!(here["outcome"] == "Allocated" && here["node"] == node.as_str(), "{here}");
+    let waits = ask(&["explain", "waits"])?;
+    let nodes = waits["nodes"].as_array().cloned().unwrap_or_default();
+    ensure!(waits["outcome"] == "NotPlaced" && nodes.len() == 2, "{waits}");
+    let told =
+        |n: &Value| n["note"].as_str().is_some_and(|n| n.starts_with("0/4 GPUs: 4 InsufficientMemory"));
+    ensure!(nodes.iter().all(told), "{waits}");
+
+    let file = world.cluster.layout().state.join("another.yaml");
+    std::fs::write(&file, share("another", "5000Mi", 0, ("Spread", "Binpack"), SLEEP))?;
+    let another = ask(&["simulate", "-f", &file.display().to_string()])?;
+    // What it says beforehand is what happens.
+    world.apply(&share("another", "5000Mi", 0, ("Spread", "Binpack"), SLEEP))?;
+    let node = world.ready("another", 60)?;
+    ensure!(another["outcome"] == "Fits" && another["node"] == node.as_str(), "{another}");
+    let uuid = uuid_in(world, "another")?.to_lowercase();
+    ensure!(another["gpus"][0] == uuid.as_str(), "{another} but {uuid}");
+    Ok(())
+}
+
+fn scheduler_mode(world: &World) -> anyhow::Result<()> {
+    world.cluster.install_driver(&["allocator=scheduler"])?;
+    let outcome = scheduler_allocates(world);
+    // The cluster is used by others after this.
+    world.cluster.install_driver(&[])?;
+    taints(world, true)?;
+    outcome?;
+    world.apply(&share("back", "1Gi", 0, ("Spread", "Binpack"), SLEEP))?;
+    world.ready("back", 60)?;
+    world
+        .until("its event", 20, || Ok(Some(world.events("back", "Placed")?).filter(|e| !e.is_empty())))
+        .map(drop)
+}
+
+/// Waits until all devices have the allocator's taint, or none.
+fn taints(world: &World, wanted: bool) -> anyhow::Result<()> {
+    world.until("the devices' taints", 60, || {
+        let list = world.get(&["resourceslices"])?;
+        let slices = list["items"].as_array().cloned().unwrap_or_default();
+        let mut devices =
+            slices.iter().flat_map(|s| s["spec"]["devices"].as_array().cloned().unwrap_or_default());
+        Ok(devices.all(|d| d["taints"].is_array() == wanted).then_some(()))
+    })
+}
+
+fn scheduler_allocates(world: &World) -> anyhow::Result<()> {
+    taints(world, false)?;
+    let placed = share("placed", "3000Mi", 30, ("Spread", "Spread"), SLEEP);
+    // Policies take a moment to be loaded, and to be gone.
+    world.until("the refusal of a policy", 20, || match world.apply(&placed) {
+        Err(error)
+            if format!("{error:#}").contains("opaque.parameters.placement: kube-scheduler allocates") =>
+        {
+            Ok(Some(()))
+        }
+        _ => world.own(&["delete", "pods,resourceclaimtemplates", "--all"]).map(|_| None),
+    })?;
+    world.own(&["delete", "pods,resourceclaimtemplates", "--all"])?;
+    let percent = world.apply(&claim(
+        "percent",
+        "{deviceClassName: gpu.vgpu-dra.io, capacity: {requests: {memoryPercent: \"10\"}}}",
+    ));
+    ensure!(
+        percent.is_err_and(|e| format!("{e:#}").contains("requests gpu: capacity.requests.memoryPercent"))
+    );
+
+    let plain = share("plain", "3000Mi", 30, ("Spread", "Spread"), SLEEP);
+    let plain = plain.replace(", placement: {node: Spread, gpu: Spread}", "");
+    let plain = world.until("a pod without gate", 20, || {
+        world.apply(&plain)?;
+        if gates(world, "plain")?.is_empty() {
+            return Ok(Some(()));
+        }
+        world.own(&["delete", "pod", "plain", "--wait"]).map(|_| None)
+    });
+    plain?;
+    world.ready("plain", 60)?;
+    let memory =
+        world.exec("plain", &["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"])?;
+    ensure!(memory == "3000", "the limit is {memory}");
+    world.own(&["delete", "pod", "plain", "--timeout=60s"]).map(drop)
 }
 
 fn bad_claims(world: &World) -> anyhow::Result<()> {

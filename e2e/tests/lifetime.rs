@@ -37,7 +37,7 @@ const TESTS: &[Test] = &[
 
 /// One node is enough to see what is left of it.
 fn small() -> Options {
-    Options { gpus: vec!["T4x1".into()] }
+    Options { gpus: vec!["T4x1".into()], ..Options::default() }
 }
 
 fn start_and_wait() -> ExitCode {

@@ -155,7 +155,7 @@ impl Planner {
         }
     }
 
-    fn take_gate(&mut self, pod: &Arc<Pod>, now: Instant) {
+    pub(super) fn take_gate(&mut self, pod: &Arc<Pod>, now: Instant) {
         let uid = pod.uid().unwrap_or_default();
         if self.upkeep.must_rest(&uid, now) {
             return;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use vgpu_api::Policy;
-use vgpu_controller::args::Args;
+use vgpu_controller::args::{Allocator, Args};
 use vgpu_controller::controller::{self, LeaseLost};
 use vgpu_controller::metrics::Metrics;
 use vgpu_controller::model;
@@ -152,9 +152,11 @@ impl Controller {
     /// With flags of its own.
     pub(crate) fn start_with(connection: Connection, identity: &str, flags: impl FnOnce(&mut Args)) -> Self {
         let mut args = Args {
+            allocator: Allocator::Controller,
             node_policy: Policy::Binpack,
             gpu_policy: Policy::Binpack,
             preemption: true,
+            hami_quotas: false,
             metrics_address: ([127, 0, 0, 1], 0).into(),
             namespace: "default".into(),
             identity: identity.into(),

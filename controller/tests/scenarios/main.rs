@@ -3,6 +3,7 @@
 mod harness;
 
 mod allocation;
+mod explanations;
 mod failures;
 mod gangs;
 mod gate;
@@ -14,5 +15,6 @@ mod quota;
 mod reclaiming;
 mod refusals;
 mod replanning;
+mod scheduler_mode;
 mod simulation;
 mod slices;

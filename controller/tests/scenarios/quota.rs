@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::ResourceQuota;
 use serde_json::{Value, json};
 use vgpu_fake_api::objects::{Object, claim, pod, pod_with_claims, template};
 
-use crate::harness::{Cluster, sleep};
+use crate::harness::{Cluster, Controller, sleep};
 
 fn quota(hard: Value) -> Object {
     Object(json!({
@@ -42,6 +42,23 @@ async fn a_pod_over_the_quota_waits_with_the_numbers_until_another_ends() {
     cluster.delete_pod("first");
     cluster.idle().await;
     assert_eq!(running(&cluster, &["second"]), [true]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn hamis_keys_hold_where_the_controller_reads_them() {
+    for (read, want) in [(false, [true, true]), (true, [true, false])] {
+        let cluster = Cluster::with(&[("node-a", 2)]);
+        cluster.api.create(quota(json!({"limits.nvidia.com/gpumem": "10000"})));
+        cluster.api.create(template("share", "6000Mi"));
+        let _controller =
+            Controller::start_with(cluster.api.connect(), "one", |args| args.hami_quotas = read);
+        cluster.idle().await;
+        for name in ["first", "second"] {
+            cluster.api.create(pod(name, &["share"]));
+            cluster.idle().await;
+        }
+        assert_eq!(running(&cluster, &["first", "second"]), want);
+    }
 }
 
 #[tokio::test(start_paused = true)]

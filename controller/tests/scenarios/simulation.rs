@@ -237,9 +237,20 @@ fn no_history_promises_more_than_there_is_or_forgets_a_pod() {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let first = now.map_or(0, |t| t.as_millis() as u64) << 16;
     let long = if std::env::var_os("VGPU_TEST_LONG").is_some() { 100 } else { 1 };
-    for seed in first..first + number("VGPU_SEEDS").unwrap_or(SEEDS * long) {
-        simulate(seed);
-    }
+    let next = std::sync::atomic::AtomicU64::new(first);
+    let end = first + number("VGPU_SEEDS").unwrap_or(SEEDS * long);
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            if seed >= end {
+                break;
+            }
+            simulate(seed);
+        }
+    };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    // A history that breaks an invariant ends the test when the others under way have ended.
+    std::thread::scope(|scope| (0..cores).for_each(|_| drop(scope.spawn(work))));
 }
 
 #[test]

@@ -41,4 +41,12 @@ impl Cluster {
             Err(error) => eprintln!("=== the logs could not be saved: {error}"),
         }
     }
+
+    /// Copies the logs of all programs to where the end of the cluster does not remove them.
+    ///
+    /// # Errors
+    /// A file could not be copied.
+    pub fn keep_logs(&self, occasion: &str) -> std::io::Result<std::path::PathBuf> {
+        save_logs(self.layout(), occasion)
+    }
 }

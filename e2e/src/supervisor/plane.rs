@@ -236,7 +236,8 @@ fn controller_manager(layout: &Layout, path: &str) -> Program {
         // The default makes a new cluster's service accounts wait for seconds.
         ("kube-api-qps", "200"),
         ("kube-api-burst", "400"),
-        ("node-monitor-grace-period", "16s"),
+        // Without nodes of its own the cluster may have bare ones, which nobody keeps alive.
+        ("node-monitor-grace-period", if layout.nodes.is_empty() { "24h" } else { "16s" }),
         ("bind-address", "127.0.0.1"),
         ("v", "1"),
     ]);
@@ -245,13 +246,20 @@ fn controller_manager(layout: &Layout, path: &str) -> Program {
 
 fn scheduler(layout: &Layout, path: &str) -> Program {
     let config = layout.pki_file("scheduler.kubeconfig");
-    let args = flags(&[
+    let mut args = flags(&[
         ("kubeconfig", &config),
         ("authentication-kubeconfig", &config),
         ("authorization-kubeconfig", &config),
         ("leader-elect", "false"),
         ("bind-address", "127.0.0.1"),
-        ("v", "4"),
     ]);
+    match layout.scheduler_qps {
+        Some(qps) => args.extend(flags(&[
+            ("kube-api-qps", &qps.to_string()),
+            ("kube-api-burst", &(2 * qps).to_string()),
+            ("v", "1"),
+        ])),
+        None => args.extend(flags(&[("v", "4")])),
+    }
     program(layout, path, "kube-scheduler", args)
 }

@@ -1,0 +1,113 @@
+//! One control plane with the driver's objects on it and, if it is to run, the controller.
+
+use std::fs::File;
+use std::path::Path;
+use std::process::{Child, Stdio};
+
+use anyhow::{Context, ensure};
+use serde_json::{Value, json};
+use vgpu_e2e::cluster::{Cluster, Options};
+
+/// The controller's service account.
+const USER: &str = "system:serviceaccount:vgpu-dra-system:vgpu-controller";
+
+/// Who allocates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Allocator {
+    Controller,
+    Scheduler,
+}
+
+pub(crate) struct Plane {
+    pub(crate) cluster: Cluster,
+    pub(crate) allocator: Allocator,
+    program: std::path::PathBuf,
+}
+
+/// A controller's process; ends with this.
+pub(crate) struct Controller(Child);
+
+impl Plane {
+    pub(crate) fn start(
+        allocator: Allocator,
+        scheduler_qps: Option<u32>,
+        program: &Path,
+    ) -> anyhow::Result<Self> {
+        let cluster = Cluster::start(&Options { gpus: Vec::new(), scheduler_qps }, &|_| {})?;
+        let chosen = match allocator {
+            Allocator::Controller => "allocator=controller",
+            Allocator::Scheduler => "allocator=scheduler",
+        };
+        // Nothing could run pods of the chart.
+        cluster.install_driver(&[chosen, "controller.replicas=0", "kubeletPlugin.nodeSelector.nowhere=x"])?;
+        Ok(Self { cluster, allocator, program: program.to_owned() })
+    }
+
+    /// With the rights of its service account, and with its place in the API server's queues.
+    pub(crate) fn controller(&self) -> anyhow::Result<Controller> {
+        let layout = self.cluster.layout();
+        let admin = std::fs::read(layout.pki().join("admin.kubeconfig"))?;
+        let mut config: Value = serde_json::from_slice(&admin).context("the admin's kubeconfig")?;
+        config["users"][0]["user"]["as"] = USER.into();
+        config["users"][0]["user"]["as-groups"] = json!([
+            "system:serviceaccounts",
+            "system:serviceaccounts:vgpu-dra-system",
+            "system:authenticated"
+        ]);
+        let file = layout.pki().join("controller.kubeconfig");
+        std::fs::write(&file, config.to_string())?;
+        let log = File::create(layout.logs().join("vgpu-controller.log"))?;
+        let allocator = match self.allocator {
+            Allocator::Controller => "--allocator=controller",
+            Allocator::Scheduler => "--allocator=scheduler",
+        };
+        let mut command = self.cluster.command(&self.program.display().to_string());
+        command.args([allocator, "--metrics-address=127.0.0.1:18080", "--identity=bench"]);
+        command.env("KUBECONFIG", file).env("RUST_LOG", "info").stdin(Stdio::null());
+        command.stdout(log.try_clone()?).stderr(log);
+        Ok(Controller(command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?))
+    }
+
+    /// All writes the API server has answered for objects of scheduling, whoever sent them.
+    pub(crate) fn writes(&self) -> anyhow::Result<f64> {
+        let out = self.cluster.kubectl(&["get", "--raw", "/metrics"])?;
+        ensure!(out.status.success(), "no metrics: {}", String::from_utf8_lossy(&out.stderr));
+        Ok(String::from_utf8_lossy(&out.stdout).lines().filter_map(written).sum())
+    }
+
+    /// Where they are then.
+    pub(crate) fn keep_logs(&self) -> String {
+        let kept = self.cluster.keep_logs("bench");
+        kept.map_or_else(|e| format!("not to be had: {e}"), |folder| folder.display().to_string())
+    }
+
+    pub(crate) fn stop(self) -> anyhow::Result<()> {
+        self.cluster.stop()
+    }
+}
+
+/// Number of a metric's line, if it counts writes to pods, claims, events or ConfigMaps.
+fn written(line: &str) -> Option<f64> {
+    let (labels, number) = line.strip_prefix("apiserver_request_total{")?.split_once("} ")?;
+    let verbs = ["POST", "PUT", "PATCH", "APPLY", "DELETE"];
+    let resources = ["pods", "resourceclaims", "events", "configmaps"];
+    let has = |label: &str, any: &[&str]| any.iter().any(|v| labels.contains(&format!("{label}=\"{v}\"")));
+    (has(",verb", &verbs) && has(",resource", &resources)).then(|| number.trim().parse().ok())?
+}
+
+impl Controller {
+    /// Most memory it has had, in MiB.
+    pub(crate) fn rss_mib(&self) -> anyhow::Result<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
+        let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).context("no VmHWM")?;
+        let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
+        Ok(kib / 1024.0)
+    }
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        // It has ended by itself, or ends now; either way nothing is left to do.
+        let _ = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
