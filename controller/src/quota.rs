@@ -250,7 +250,7 @@ mod tests {
         quotas.hold("team", &[share(3000, 30)]);
         assert_eq!(quotas.exceeded("team", &[share(2000, 30)]), None);
         let over = quotas.exceeded("team", &[share(2001, 30)]).unwrap().to_string();
-        let words = "spec.hard[limits.nvidia.com/gpumem] is 5000, the namespace's claims hold 3000 and this pod asks for 2001";
+        let words = "spec.hard[limits.nvidia.com/gpumem] is 5k, the namespace's claims hold 3k and this pod asks for 2001";
         assert!(over.contains(words), "{over}");
         assert!(quotas.exceeded("team", &[share(1, 31)]).is_some());
     }

@@ -156,7 +156,7 @@ pub fn dropped(sent: &Value, stored: &ResourceSlice) -> Vec<&'static str> {
 pub fn is_current(sent: &Value, stored: &ResourceSlice) -> bool {
     let mut stored = serde_json::to_value(&stored.spec).unwrap_or_default();
     for device in stored["devices"].as_array_mut().into_iter().flatten() {
-        for taint in device["taints"].as_array_mut().into_iter().flatten() {
+        for taint in device.get_mut("taints").and_then(Value::as_array_mut).into_iter().flatten() {
             taint.as_object_mut().map(|t| t.remove("timeAdded"));
         }
     }

@@ -84,6 +84,8 @@ async fn nothing_is_given_while_allocations_of_the_scheduler_may_still_come() {
     first.stop().await.expect("the Lease was held");
 
     cluster.api.create(pod("waits", &["share"]));
+    let user = pod_with_claims("somebody", &["late"]).set("/spec/schedulingGates", json!([]));
+    let user = cluster.api.create(user)["metadata"]["uid"].clone();
     let _second = Controller::start(&cluster.api, "two");
     sleep(2).await;
     assert_eq!((open(&cluster), cluster.gpus("waits").len()), (vec![false], 0));
@@ -95,7 +97,7 @@ async fn nothing_is_given_while_allocations_of_the_scheduler_may_still_come() {
         "shareID": "7d0c6f0e-3f0b-4a56-9c0d-0f4d2b0f8f11",
         "consumedCapacity": {"memory": "8000Mi", "cores": "0", "shares": "1"},
     }]}});
-    let user = json!([{"resource": "pods", "name": "somebody", "uid": "u"}]);
+    let user = json!([{"resource": "pods", "name": "somebody", "uid": user}]);
     let status = json!({"status": {"allocation": allocation, "reservedFor": user}});
     cluster.api.patch::<ResourceClaim>("default", "late", true, &status).expect("a right patch");
     sleep(20).await;
