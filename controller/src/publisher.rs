@@ -4,7 +4,7 @@
 //! generation since the last time, and once after the controller's own start; never because it is gone: the kubelet
 //! deletes slices when it starts and when a plugin has left, and it knows better whether the plugin lives.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use k8s_openapi::api::resource::v1::ResourceSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
@@ -25,9 +25,20 @@ pub struct Publisher {
     client: Client,
     allocator: Allocator,
     /// Nodes published since the start, by the generation published for.
-    published: std::collections::HashMap<String, i64>,
+    published: HashMap<String, i64>,
     /// Nodes whose server drops fields without which devices must not be published.
     dropping: HashSet<String>,
+    /// What nodes looked like when nothing was due: comparing that is cheap, making slices to compare is not.
+    settled: HashMap<String, Looks>,
+}
+
+/// What decides whether something is due for a node.
+#[derive(PartialEq)]
+struct Looks {
+    gpu_node: Option<String>,
+    policy: GpuPolicySpec,
+    /// resourceVersions of its slices.
+    slices: Vec<Option<String>>,
 }
 
 /// The policy that holds for a node: the highest priority, ties by name.
@@ -61,7 +72,13 @@ fn label_match(selector: &LabelSelector, labels: &std::collections::BTreeMap<Str
 impl Publisher {
     /// A publisher that has published nothing yet.
     pub fn new(client: Client, allocator: Allocator) -> Self {
-        Self { client, allocator, published: Default::default(), dropping: HashSet::new() }
+        Self {
+            client,
+            allocator,
+            published: HashMap::new(),
+            dropping: HashSet::new(),
+            settled: HashMap::new(),
+        }
     }
 
     /// Whether a device is open to kube-scheduler that should not be: it was published while the scheduler allocated.
@@ -74,27 +91,46 @@ impl Publisher {
         let policies = stores.policies.state();
         let mut gpu_nodes = stores.gpu_nodes.state();
         gpu_nodes.sort_by_key(|n| n.name_any());
+        let mut versions: HashMap<String, Vec<(String, Option<String>)>> = HashMap::new();
+        for slice in stores.slices.state() {
+            let node = slice.spec.node_name.clone().unwrap_or_default();
+            versions.entry(node).or_default().push((slice.name_any(), slice.resource_version()));
+        }
+        self.settled.retain(|node, _| versions.contains_key(node));
         for gpu_node in gpu_nodes {
             let node = gpu_node.name_any();
             let Some(kube_node) = stores.nodes.get(&ObjectRef::new(&node)) else { continue };
             let policy = policy_for(&policies, kube_node.labels());
-            if let Err(error) = self.sync_node(stores, events, &gpu_node, &policy).await {
-                tracing::warn!(node, error = format!("{error:#}"), "slices were not written");
+            let mut slices = versions.remove(&node).unwrap_or_default();
+            slices.sort();
+            let slices = slices.into_iter().map(|(_, version)| version).collect();
+            let looks = Looks { gpu_node: gpu_node.resource_version(), policy, slices };
+            if self.settled.get(&node) == Some(&looks) {
+                continue;
+            }
+            self.settled.remove(&node);
+            match self.sync_node(stores, events, &gpu_node, &looks.policy).await {
+                Ok(true) => drop(self.settled.insert(node, looks)),
+                Ok(false) => {}
+                Err(error) => {
+                    tracing::warn!(node, error = format!("{error:#}"), "slices were not written");
+                }
             }
         }
     }
 
+    /// Writes what is due for one node. True if nothing was, and nothing will be while all looks the same.
     async fn sync_node(
         &mut self,
         stores: &Stores,
         events: &Events,
         gpu_node: &GpuNode,
         policy: &GpuPolicySpec,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<bool> {
         let node = gpu_node.name_any();
         let generation = gpu_node.status.as_ref().map_or(0, |s| s.registration.generation);
         if generation == 0 {
-            return Ok(());
+            return Ok(false);
         }
         let annotated =
             gpu_node.annotations().get(PUBLISHED_ANNOTATION).and_then(|v| v.parse().ok()).unwrap_or(0);
@@ -102,19 +138,20 @@ impl Publisher {
         let wanted = slice::slices(gpu_node, policy, self.allocator, !self.dropping.contains(&node));
         let present = |index: usize| stores.slices.get(&ObjectRef::new(&slice::name(&node, index)));
         let may_create = last.is_none() || generation > last.unwrap_or(0).max(annotated);
-        let mut created = false;
+        let (mut created, mut unsettled) = (false, last.is_none());
         for (index, sent) in wanted.iter().enumerate() {
             match present(index) {
                 Some(stored) if slice::is_current(sent, &stored) => {}
-                None if !may_create => {}
+                None if !may_create => unsettled = true,
                 found => {
-                    created |= found.is_none();
+                    (created, unsettled) = (created || found.is_none(), true);
                     self.apply(&node, index, sent, events, gpu_node).await?;
                 }
             }
         }
         for index in wanted.len()..wanted.len() + 4 {
             if present(index).is_some() {
+                unsettled = true;
                 let api: Api<ResourceSlice> = Api::all(self.client.clone());
                 tokio::time::timeout(
                     WRITE_DEADLINE,
@@ -135,7 +172,7 @@ impl Publisher {
         if created || last.is_none() {
             self.published.insert(node, generation);
         }
-        Ok(())
+        Ok(!unsettled)
     }
 
     async fn apply(
