@@ -30,6 +30,13 @@ pub struct PlacedShare {
     pub cores: u32,
 }
 
+impl PlacedShare {
+    /// Whether it takes nothing of the GPU: only [`crate::MemoryAsk::Nothing`] takes no memory.
+    pub fn looks_only(&self) -> bool {
+        self.memory == 0
+    }
+}
+
 /// Where a pod goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placement {

@@ -181,6 +181,10 @@ impl Open {
     /// `None` if they have several.
     fn of(kind: &Kind, nodes: &Summary, demand: &Demand) -> Option<Self> {
         let first = demand.requests.first()?;
+        // A GPU may be looked at however it is.
+        if demand.requests.iter().any(|r| r.memory == MemoryAsk::Nothing) {
+            return None;
+        }
         let capacity = kind.key.gpus.first()?.1;
         let matches = |request: &Request| {
             let mut gpus = kind.key.gpus.iter().map(|g| request.shapes.contains(g.0));

@@ -114,6 +114,10 @@ pub fn allocation(
     share_id: &mut dyn FnMut() -> String,
 ) -> Value {
     let result = |share: &PlacedShare| {
+        if share.looks_only() {
+            let (request, gpu) = (&share.request, &share.gpu);
+            return json!({"request": request, "driver": DRIVER, "pool": pool(node), "device": gpu, "adminAccess": true});
+        }
         let percent = grant.percents.iter().find(|(request, _)| *request == share.request).map_or(0, |p| p.1);
         json!({
             "request": share.request,

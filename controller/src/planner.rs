@@ -5,6 +5,7 @@ mod ganging;
 mod learning;
 mod preempting;
 mod upkeep;
+mod ways;
 mod writer;
 
 use std::collections::{BTreeMap, HashSet};
@@ -24,6 +25,7 @@ use vgpu_allocator::{MemoryAsk, Placement as Placed, Request, Share};
 use vgpu_api::Placement;
 
 use crate::allocation::{self, Grant};
+use crate::attribute::Attributes;
 use crate::class::{self, Selectors};
 use crate::events::{Events, Saying, reference};
 use crate::gate::{self, Gate};
@@ -53,6 +55,7 @@ pub struct Planner {
     defaults: Placement,
     selectors: Selectors,
     shapes: Shapes,
+    attributes: Attributes,
     publisher: Publisher,
     gate: Gate,
     /// Pods (UIDs) with a write under way.
@@ -141,6 +144,7 @@ impl Planner {
             learning: learning::Learning::default(),
             selectors: Selectors::default(),
             shapes: Shapes::default(),
+            attributes: Attributes::default(),
             defaults,
         }
     }
@@ -220,6 +224,7 @@ impl Planner {
     async fn pass(&mut self) {
         self.publisher.sync(&self.stores, &self.writer.events).await;
         let mut model = Model::build(&self.stores, &mut self.shapes);
+        self.attributes.forget();
         self.settle_promises(&mut model);
         let ours = self.our_classes(&model);
         self.gate.sync(&self.stores, &|class| ours.contains(class)).await;
@@ -436,7 +441,7 @@ impl Planner {
     }
 }
 
-/// What a plan gives to a claim.
+/// What a plan lets a claim hold.
 fn given(placed: &Placed, claim: &ResourceClaim) -> Vec<Share> {
     let uid = claim.uid().unwrap_or_default();
     let share = |s: &vgpu_allocator::PlacedShare| Share {
@@ -445,5 +450,5 @@ fn given(placed: &Placed, claim: &ResourceClaim) -> Vec<Share> {
         memory: s.memory,
         cores: s.cores,
     };
-    placed.shares.iter().filter(|s| s.claim == uid).map(share).collect()
+    placed.shares.iter().filter(|s| s.claim == uid && !s.looks_only()).map(share).collect()
 }

@@ -3,6 +3,7 @@
 mod harness;
 
 mod allocation;
+mod claims;
 mod failures;
 mod gangs;
 mod gate;

@@ -6,12 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, Pod, PodResourceClaim};
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::ResourceExt;
 use serde_json::json;
+use vgpu_api::names::DRIVER;
+use vgpu_api::{Gpu, GpuNode};
 use vgpu_controller::model;
-use vgpu_fake_api::objects::{pod, template};
+use vgpu_fake_api::objects::{Object, pod, template};
 use vgpu_fake_api::{Call, Connection, Delivery, Fault, Random};
 
 use crate::harness::{Cluster, Controller, sleep};
@@ -19,8 +21,46 @@ use crate::harness::{Cluster, Controller, sleep};
 const SEEDS: u64 = 50;
 const STEPS: u64 = 40;
 const GPU: u64 = 15_104 << 20;
-/// Templates by name, with what each asks for in MiB.
-const SIZES: [(&str, u64); 4] = [("tiny", 1000), ("third", 5000), ("half", 7500), ("most", 12_000)];
+/// Templates by name, with the least that each asks for of a GPU in MiB, and of how many GPUs of a node.
+const SIZES: [(&str, u64, usize); 8] = [
+    ("tiny", 1000, 1),
+    ("third", 5000, 1),
+    ("half", 7500, 1),
+    ("most", 12_000, 1),
+    ("either", 3000, 1),
+    ("pair", 4000, 2),
+    ("all", 2000, ALL),
+    ("look", 0, ALL),
+];
+const ALL: usize = usize::MAX;
+
+/// The template of this name.
+fn sized(name: &str, mib: u64) -> Object {
+    const DEVICES: &str = "/spec/spec/devices";
+    let exactly = |field: &str| format!("{DEVICES}/requests/0/exactly/{field}");
+    let memory = format!("{mib}Mi");
+    match name {
+        "either" => {
+            let alternative = |name: &str, count: u32, mib: u64| {
+                json!({"name": name, "deviceClassName": DRIVER, "count": count,
+                    "capacity": {"requests": {"memory": format!("{mib}Mi")}}})
+            };
+            let list =
+                [alternative("large", 1, 14_000), alternative("two", 2, 6000), alternative("small", 1, mib)];
+            template(name, "")
+                .set(&format!("{DEVICES}/requests"), json!([{"name": "gpu", "firstAvailable": list}]))
+        }
+        "pair" => {
+            let alike = json!([{"matchAttribute": "gpu.vgpu-dra.io/productName"}]);
+            template(name, &memory).set(&exactly("count"), 2).set(&format!("{DEVICES}/constraints"), alike)
+        }
+        "all" => template(name, &memory).set(&exactly("allocationMode"), "All"),
+        "look" => {
+            template(name, "").set(&exactly("allocationMode"), "All").set(&exactly("adminAccess"), true)
+        }
+        _ => template(name, &memory),
+    }
+}
 
 /// What of a GPU is promised, by node and device, in bytes.
 fn promised(cluster: &Cluster) -> BTreeMap<(String, String), u64> {
@@ -36,6 +76,11 @@ fn promised(cluster: &Cluster) -> BTreeMap<(String, String), u64> {
 fn check(cluster: &Cluster, seed: u64, step: u64) {
     for (gpu, bytes) in promised(cluster) {
         assert!(bytes <= GPU, "seed {seed}, step {step}: {gpu:?} is promised {} MiB", bytes >> 20);
+    }
+    for claim in cluster.api.all::<ResourceClaim>() {
+        let results = model::own_results(&claim);
+        let gpus: BTreeSet<&str> = results.iter().map(|r| r.device.as_str()).collect();
+        assert_eq!(gpus.len(), results.len(), "seed {seed}, step {step}: one request has a GPU twice");
     }
 }
 
@@ -69,7 +114,8 @@ async fn step(cluster: &Cluster, controllers: &mut Vec<Controller>, random: &mut
     };
     match random.below(20) {
         0..8 => {
-            let size = |random: &mut Random| SIZES[usize::try_from(random.below(4)).unwrap_or(0)].0;
+            let size =
+                |random: &mut Random| SIZES[usize::try_from(random.below(SIZES.len() as u64)).unwrap_or(0)].0;
             let claims: Vec<&str> = (0..1 + random.below(2)).map(|_| size(random)).collect();
             let priority = random.below(3);
             *made += 1;
@@ -130,42 +176,41 @@ async fn step(cluster: &Cluster, controllers: &mut Vec<Controller>, random: &mut
 /// Names of pods that wait though there is room for them.
 fn forgotten(cluster: &Cluster) -> Vec<String> {
     let used = promised(cluster);
-    let gpus: BTreeSet<(String, String)> = cluster
-        .api
-        .all::<vgpu_api::GpuNode>()
-        .iter()
-        .flat_map(|n| {
-            let gpus = n.status.clone().unwrap_or_default().gpus;
-            let node = n.name_any();
-            gpus.into_iter()
-                .map(move |g| (node.clone(), vgpu_api::names::device(&g.uuid)))
-                .collect::<Vec<_>>()
-        })
-        .collect();
-    let free = |gpu: &(String, String)| GPU - used.get(gpu).copied().unwrap_or(0);
+    let free = |node: &GpuNode| -> Vec<u64> {
+        let gpus = node.status.clone().unwrap_or_default().gpus;
+        let key = |g: &Gpu| (node.name_any(), vgpu_api::names::device(&g.uuid));
+        gpus.iter().map(|g| GPU - used.get(&key(g)).copied().unwrap_or(0)).collect()
+    };
+    let nodes: Vec<Vec<u64>> = cluster.api.all::<GpuNode>().iter().map(free).collect();
     let pods = cluster.api.all::<Pod>();
-    let asks = |p: &Pod| -> u64 {
-        let asks = |c: &k8s_openapi::api::core::v1::PodResourceClaim| {
+    // Bytes and GPUs of each claim.
+    let asks = |p: &Pod| -> Vec<(u64, usize)> {
+        let asks = |c: &PodResourceClaim| {
             let template = c.resource_claim_template_name.as_deref().unwrap_or_default();
-            SIZES.iter().find(|s| s.0 == template).map_or(0, |s| s.1) << 20
+            SIZES.iter().find(|s| s.0 == template).map_or((0, 1), |s| (s.1 << 20, s.2))
         };
-        p.spec.iter().flat_map(|s| s.resource_claims.iter().flatten()).map(asks).sum()
+        p.spec.iter().flat_map(|s| s.resource_claims.iter().flatten()).map(asks).collect()
     };
     let is_bound = |p: &Pod| vgpu_controller::pod::bound_to(p).is_some();
     let gang = |p: &Pod| vgpu_controller::pod::gang(p).and_then(Result::ok).map(|g| g.name);
     let waits = |p: &Pod| {
-        // All claims on one GPU: where that fits it can be placed for certain.
-        let asks = match gang(p) {
+        // All claims on the same GPUs: where that fits it can be placed for certain.
+        let asks: Vec<(u64, usize)> = match gang(p) {
             None => asks(p),
             Some(name) => {
                 let members: Vec<&Pod> = pods.iter().filter(|o| gang(o).as_ref() == Some(&name)).collect();
                 if members.len() < 2 {
                     return false;
                 }
-                members.into_iter().filter(|p| !is_bound(p)).map(asks).sum()
+                members.into_iter().filter(|p| !is_bound(p)).flat_map(asks).collect()
             }
         };
-        !is_bound(p) && gpus.iter().any(|g| free(g) >= asks)
+        let (bytes, gpus) = asks.iter().fold((0, 1), |sum, ask| (sum.0 + ask.0, sum.1.max(ask.1)));
+        let fits = |node: &Vec<u64>| {
+            let enough = node.iter().filter(|free| **free >= bytes).count();
+            enough > 0 && enough >= if gpus == ALL { node.len() } else { gpus }
+        };
+        !is_bound(p) && nodes.iter().any(fits)
     };
     pods.iter().filter(|p| waits(p)).map(ResourceExt::name_any).collect()
 }
@@ -174,8 +219,8 @@ fn forgotten(cluster: &Cluster) -> Vec<String> {
 async fn history(seed: u64) -> Vec<String> {
     let mut random = Random::new(seed);
     let cluster = Cluster::with(&[("node-a", 1), ("node-b", 2)]);
-    for (name, mib) in SIZES {
-        cluster.api.create(template(name, &format!("{mib}Mi")));
+    for (name, mib, _) in SIZES {
+        cluster.api.create(sized(name, mib));
     }
     let mut controllers = vec![Controller::start(&cluster.api, "c1"), Controller::start(&cluster.api, "c2")];
     for controller in &controllers {
