@@ -130,6 +130,7 @@ fn demand(policy: Policy, (memory, cores, count): (u64, u32, u32)) -> Demand {
             memory: MemoryAsk::Bytes(memory * GIB),
             cores,
             shapes: Shapes::Any,
+            barred: BTreeSet::new(),
             gpu_policy: policy,
             containers: BTreeSet::from([0]),
         }],

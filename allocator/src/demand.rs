@@ -55,6 +55,8 @@ pub struct Request {
     pub cores: u32,
     /// GPUs the selectors match.
     pub shapes: Shapes,
+    /// Shapes with a taint that the request does not tolerate.
+    pub barred: BTreeSet<u32>,
     /// Order of GPUs inside the node.
     pub gpu_policy: Policy,
     /// Containers (by index) that use the request. Requests of one container go to different GPUs where possible.

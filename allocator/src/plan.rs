@@ -58,12 +58,14 @@ impl Needs {
         let (mut whole, mut shares, mut takes) = (0i64, 0u32, Some((0u64, 0u64)));
         for request in &demand.requests {
             let matching = gpus.iter().filter(|g| request.shapes.contains(g.0));
-            let (mut matches, mut least) = (0u32, u64::MAX);
+            let (mut matches, mut barred, mut least) = (0u32, 0u32, u64::MAX);
             for gpu in matching {
                 matches += 1;
+                barred += u32::from(request.barred.contains(&gpu.0));
                 least = least.min(memory_of(request.memory, gpu.1));
             }
-            if matches < request.count.max(1) {
+            let lost = if request.all && barred > 0 { matches } else { barred };
+            if matches - lost < request.count.max(1) {
                 return None;
             }
             if request.memory == MemoryAsk::Nothing {

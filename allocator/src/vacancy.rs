@@ -64,6 +64,9 @@ impl Vacancy {
         if !request.shapes.contains(self.shape) {
             return Err(GpuReason::ModelMismatch);
         }
+        if request.barred.contains(&self.shape) {
+            return Err(GpuReason::Tainted);
+        }
         if looks_only {
             return Ok(());
         }

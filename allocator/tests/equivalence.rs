@@ -85,8 +85,9 @@ fn request() -> impl Strategy<Value = Request> {
     let count = prop_oneof![5 => Just(1u32), 2 => Just(2), 1 => 3..5u32];
     let containers = proptest::collection::btree_set(0..2u32, 1..3);
     let all = proptest::bool::weighted(0.1);
-    (memory, 0..6u32, count, all, shapes, policy(), containers).prop_map(
-        |(memory, cores, count, all, shapes, gpu_policy, containers)| Request {
+    let barred = prop_oneof![5 => Just(BTreeSet::new()), 1 => proptest::collection::btree_set(0..3u32, 0..3)];
+    (memory, 0..6u32, (count, all), (shapes, barred), policy(), containers).prop_map(
+        |(memory, cores, (count, all), (shapes, barred), gpu_policy, containers)| Request {
             claim: "claim".into(),
             name: "gpu".into(),
             count,
@@ -94,6 +95,7 @@ fn request() -> impl Strategy<Value = Request> {
             memory,
             cores: if memory == MemoryAsk::Nothing { 0 } else { cores * 11 },
             shapes,
+            barred,
             gpu_policy,
             containers,
         },
@@ -217,6 +219,7 @@ proptest! {
                 memory: MemoryAsk::Bytes(3 * GIB),
                 cores: 10,
                 shapes: Shapes::Any,
+                barred: BTreeSet::new(),
                 gpu_policy: policy,
                 containers: BTreeSet::new(),
             };

@@ -15,6 +15,7 @@ use crate::preemption::ByNode;
 use crate::quota::Quotas;
 use crate::shapes::Shapes;
 use crate::stores::Stores;
+use crate::taint::Rule;
 use crate::{node, pod};
 
 /// Everything a pass decides on.
@@ -99,7 +100,10 @@ impl Model {
         });
         let expressions =
             of_classes.chain(of_requests).filter_map(|s| Some(s.cel.as_ref()?.expression.as_str()));
-        let mut gpus = shapes.read(&slices, expressions);
+        let rules = stores.taint_rules.iter().flat_map(|s| s.state());
+        let mut rules: Vec<Rule> = rules.filter_map(|rule| Rule::read(&rule.data["spec"])).collect();
+        rules.sort();
+        let mut gpus = shapes.read(&slices, expressions, &rules);
         let quotas = stores.quotas.state();
         let memory = gpus.values().flatten().map(|g| (g.name.as_str(), g.memory));
         let mut quotas = Quotas::new(quotas.iter().map(|q| &**q), memory);

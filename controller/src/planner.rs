@@ -33,7 +33,7 @@ use crate::metrics::Metrics;
 use crate::model::{self, Model};
 use crate::pod;
 use crate::publisher::Publisher;
-use crate::request::Invalid;
+use crate::request::{Asked, Invalid};
 use crate::shapes::Shapes;
 use crate::stores::Stores;
 use deciding::Decision;
@@ -433,7 +433,8 @@ impl Planner {
                 _ => None,
             };
             let percents = asked.requests.iter().filter_map(percent).collect();
-            grants.push(Grant { claim, shares, percents, config: asked.config });
+            let Asked { config, tolerations, .. } = asked;
+            grants.push(Grant { claim, shares, percents, config, tolerations });
         }
         self.writing.insert(uid.clone());
         let (writer, node) = (self.writer.clone(), placed.node);

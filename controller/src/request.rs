@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::resource::v1::{
     DeviceClaimConfiguration, DeviceClass, DeviceClassConfiguration, DeviceConstraint, DeviceRequest,
-    DeviceSelector, DeviceSubRequest, ExactDeviceRequest, ResourceClaim,
+    DeviceSelector, DeviceSubRequest, DeviceToleration, ExactDeviceRequest, ResourceClaim,
 };
 use serde_json::Value;
 use vgpu_allocator::{Constraint, MemoryAsk, Policy as EnginePolicy, Request, Rule};
@@ -76,6 +76,8 @@ pub struct Asked {
     pub node_policies: Vec<Policy>,
     /// Configuration for the allocation: class first, claim after.
     pub config: Vec<Value>,
+    /// What each request tolerates, if anything.
+    pub tolerations: Vec<(String, Vec<DeviceToleration>)>,
 }
 
 /// One way to satisfy one request.
@@ -83,6 +85,13 @@ struct Choice {
     request: Request,
     node_policy: Option<Policy>,
     config: Vec<Value>,
+    tolerations: Vec<DeviceToleration>,
+}
+
+impl Choice {
+    fn tolerations(&self) -> Option<(String, Vec<DeviceToleration>)> {
+        (!self.tolerations.is_empty()).then(|| (self.request.name.clone(), self.tolerations.clone()))
+    }
 }
 
 fn engine(policy: Policy) -> EnginePolicy {
@@ -140,6 +149,7 @@ pub fn read(claim: &ResourceClaim, known: &Known<'_>) -> Result<Vec<Asked>, Unre
             requests: chosen.iter().map(|c| c.request.clone()).collect(),
             node_policies: chosen.iter().filter_map(|c| c.node_policy).collect(),
             config: chosen.iter().flat_map(|c| c.config.clone()).chain(own).collect(),
+            tolerations: chosen.iter().filter_map(|c| c.tolerations()).collect(),
         }
     };
     Ok(ways(&choices).into_iter().map(way).collect())
@@ -297,6 +307,7 @@ fn read_choice(
         let value = serde_json::to_value(entry).unwrap_or_default();
         config_entry("FromClass", Some(std::slice::from_ref(&name.to_owned())), value)
     });
+    let tolerations = exactly.tolerations.clone().unwrap_or_default();
     Ok(Choice {
         node_policy: placement.node,
         config: config.collect(),
@@ -308,9 +319,11 @@ fn read_choice(
             memory,
             cores,
             shapes,
+            barred: known.shapes.barred(&tolerations),
             gpu_policy: engine(placement.gpu.or(known.defaults.gpu).unwrap_or(Policy::Binpack)),
             containers: Default::default(),
         },
+        tolerations,
     })
 }
 

@@ -1,5 +1,6 @@
 //! What the API server's watches have brought, and a signal that something changed.
 
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceClaimTemplate, ResourceSlice};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{Lookup, Store};
 use kube::runtime::utils::Backoff;
@@ -19,6 +21,8 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use vgpu_api::names::{CLAIMS_CONFIG_MAP, DRIVER};
 use vgpu_api::{GpuNode, GpuPolicy};
+
+use crate::WRITE_DEADLINE;
 
 /// A store per kind. The watches end with it.
 pub struct Stores {
@@ -48,9 +52,12 @@ pub struct Stores {
     pub budgets: Store<PodDisruptionBudget>,
     /// What the gate's admission policy reads, one per namespace.
     pub gate_maps: Store<ConfigMap>,
+    /// Taints of devices; `None` before [`Self::ready`], and if the API server has no such rules.
+    pub taint_rules: Option<Store<DynamicObject>>,
     /// Something changed.
     pub changed: Arc<Notify>,
-    _watches: JoinSet<()>,
+    client: Client,
+    watches: JoinSet<()>,
 }
 
 impl Stores {
@@ -75,13 +82,23 @@ impl Stores {
             quotas: watch(tasks, client, all.clone(), &changed),
             budgets: watch(tasks, client, all, &changed),
             gate_maps: watch(tasks, client, gate_maps, &changed),
+            taint_rules: None,
             changed,
-            _watches: watches,
+            client: client.clone(),
+            watches,
         }
     }
 
     /// Waits until every store has seen what there was.
-    pub async fn ready(&self) {
+    pub async fn ready(&mut self) {
+        if let Some(rules) = taint_rules(&self.client).await {
+            let api = Api::all_with(self.client.clone(), &rules);
+            let writer = Writer::new(rules);
+            let store = watch_with(&mut self.watches, api, writer, watcher::Config::default(), &self.changed);
+            // As below.
+            let _ = store.wait_until_ready().await;
+            self.taint_rules = Some(store);
+        }
         // An error means that the writer is gone, which ends with the process.
         let _ = tokio::join!(
             self.nodes.wait_until_ready(),
@@ -99,6 +116,29 @@ impl Stores {
             self.gate_maps.wait_until_ready(),
         );
     }
+}
+
+/// DeviceTaintRules as the API server serves them. Versions before v1beta2 select by more than their fields here say.
+async fn taint_rules(client: &Client) -> Option<ApiResource> {
+    const PLURAL: &str = "devicetaintrules";
+    for version in ["v1", "v1beta2"] {
+        let group_version = format!("resource.k8s.io/{version}");
+        loop {
+            let asked = client.list_api_group_resources(&group_version);
+            match tokio::time::timeout(WRITE_DEADLINE, asked).await {
+                Ok(Ok(list)) if list.resources.iter().any(|r| r.name == PLURAL) => {
+                    let kind = GroupVersionKind::gvk("resource.k8s.io", version, "DeviceTaintRule");
+                    return Some(ApiResource::from_gvk_with_plural(&kind, PLURAL));
+                }
+                Ok(Ok(_)) => break,
+                Ok(Err(kube::Error::Api(status))) if status.code == 404 => break,
+                Ok(Err(error)) => tracing::warn!(group_version, %error, "its kinds are asked for again"),
+                Err(_) => tracing::warn!(group_version, "its kinds are asked for again: no answer"),
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+    None
 }
 
 /// Half a second, doubling up to half a minute. One controller watches, so nothing is gained by chance in it.
@@ -130,17 +170,31 @@ where
     K: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
     K: Send + Sync + 'static,
 {
-    let writer = Writer::<K>::default();
+    watch_with(tasks, Api::all(client.clone()), Writer::default(), config, changed)
+}
+
+fn watch_with<K, D>(
+    tasks: &mut JoinSet<()>,
+    api: Api<K>,
+    writer: Writer<K>,
+    config: watcher::Config,
+    changed: &Arc<Notify>,
+) -> Store<K>
+where
+    K: Resource<DynamicType = D> + Lookup<DynamicType = D> + Clone + DeserializeOwned + std::fmt::Debug,
+    K: Send + Sync + 'static,
+    D: Eq + Hash + Clone + Send + Sync + 'static,
+{
     let store = writer.as_reader();
     let changed = changed.clone();
-    let stream = watcher(Api::<K>::all(client.clone()), config).backoff(Pauses(Duration::from_millis(500)));
+    let stream = watcher(api, config).backoff(Pauses(Duration::from_millis(500)));
     tasks.spawn(async move {
         let mut stream = std::pin::pin!(reflector(writer, stream));
         while let Some(event) = stream.next().await {
             match event {
                 Ok(_) => changed.notify_one(),
                 Err(error) => {
-                    tracing::warn!(kind = %<K as Resource>::kind(&()), %error, "a watch was interrupted")
+                    tracing::warn!(kind = std::any::type_name::<K>(), %error, "a watch was interrupted")
                 }
             }
         }

@@ -63,6 +63,7 @@ impl Scheduler for Engine {
             memory: MemoryAsk::Bytes(u64::from(pod.milli) * MIB),
             cores: pod.cores,
             shapes: shapes(),
+            barred: BTreeSet::new(),
             gpu_policy: self.policy,
             containers: BTreeSet::new(),
         };

@@ -70,6 +70,22 @@ fn every_gpu_that_matches_is_taken_or_none() {
 }
 
 #[test]
+fn a_gpu_with_a_taint_that_is_not_tolerated_is_left() {
+    check("node-a: gpu-0 8/16#1, gpu-1 16/16", "memory=4 shun=1", "node-a/gpu-1");
+    check(
+        "node-a: gpu-0 16/16#1, gpu-1 3/16",
+        "memory=4 shun=1",
+        "0/2 GPUs: 1 InsufficientMemory (largest free 3Gi, asked 4Gi), 1 Tainted",
+    );
+    check(
+        "node-a: gpu-0 16/16#1, gpu-1 16/16",
+        "memory=4 every shun=1",
+        "0/2 GPUs: 1 Tainted, 1 NotEnoughGpus",
+    );
+    check("node-a: gpu-0 16/16#1", "look shun=1", "0/1 GPUs: 1 Tainted");
+}
+
+#[test]
 fn who_only_looks_finds_gpus_full_and_broken_and_takes_nothing() {
     check("node-a: gpu-0 0/16 c0, gpu-1 16/16 down", "look every cores=0", "node-a/gpu-0+gpu-1");
     let mut cluster = cluster("node-a: gpu-0 16/16");

@@ -17,3 +17,4 @@ mod refusals;
 mod replanning;
 mod simulation;
 mod slices;
+mod taints;
