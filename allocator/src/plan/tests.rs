@@ -60,7 +60,7 @@ fn every_gpu_that_matches_is_taken_or_none() {
     check(
         "node-a: gpu-0 16/16, gpu-1 16/16 down",
         "memory=9 every",
-        "0/2 GPUs: 1 NotEnoughGpus, 1 Unhealthy",
+        "0/2 GPUs: 1 Unhealthy, 1 NotEnoughGpus",
     );
     check(
         "node-a: gpu-0 16/16\nnode-b: gpu-0 16/16, gpu-1 16/16",
