@@ -22,7 +22,7 @@ impl Cluster {
                 continue;
             }
             let judge = derived.fragmentation.judge(name, demand);
-            let fill = Fill::new(node, taken, &demand.requests, judge.as_ref());
+            let fill = Fill::new(node, taken, demand.parts(), judge.as_ref());
             let Some((shares, fullness)) = fill.run() else { continue };
             let rank = match derived.fragmentation.score(self, name, demand) {
                 Some(score) if demand.node_policy == Policy::LeastFragmentation => (score, 0),

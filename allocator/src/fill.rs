@@ -2,11 +2,12 @@
 //!
 //! Requests are taken in order and each GPU by the request's policy; what turns out not to lead to a whole answer is
 //! taken back. Requests of the same container go to different GPUs if the node lets them, else they may share one.
+//! Constraints hold for every answer.
 
 use std::collections::BTreeSet;
 
 use crate::cluster::{Gpu, Node, NodeTaken, Taken};
-use crate::demand::Request;
+use crate::demand::{Constraint, MemoryAsk, Request, Rule};
 use crate::fragmentation::Judge;
 use crate::placement::PlacedShare;
 use crate::policy::{Fullness, Policy, Rank};
@@ -29,8 +30,12 @@ pub(crate) struct Fill<'a> {
     gpus: &'a [Gpu],
     taken: Vec<Taken>,
     units: Vec<Unit<'a>>,
+    constraints: &'a [Constraint],
     /// GPU of each unit placed so far.
     chosen: Vec<usize>,
+    /// Requests and GPUs that led nowhere for an earlier unit of the request. Its units are alike: what would come of the GPU
+    /// for a later one has been tried.
+    failed: Vec<(usize, usize)>,
     steps: u32,
     /// For LeastFragmentation.
     judge: Option<&'a Judge<'a>>,
@@ -40,30 +45,46 @@ impl<'a> Fill<'a> {
     pub(crate) fn new(
         node: &'a Node,
         taken: Option<&NodeTaken>,
-        requests: &'a [Request],
+        (requests, constraints): (&'a [Request], &'a [Constraint]),
         judge: Option<&'a Judge<'a>>,
     ) -> Self {
         let gpus = &node.gpus;
         let taken_of = |gpu: &Gpu| taken.and_then(|t| t.gpus.get(&gpu.name)).copied().unwrap_or_default();
         let units = requests.iter().enumerate().flat_map(|(index, request)| {
-            std::iter::repeat_with(move || Unit { request, index }).take(request.count as usize)
+            let matching = || gpus.iter().filter(|g| request.shapes.contains(g.shape)).count();
+            let least = request.count as usize;
+            let count = if request.all { matching().max(least) } else { least };
+            std::iter::repeat_with(move || Unit { request, index }).take(count)
         });
         Self {
             gpus,
             taken: gpus.iter().map(taken_of).collect(),
             units: units.collect(),
+            constraints,
             chosen: Vec::new(),
+            failed: Vec::new(),
             steps: 0,
             judge,
         }
     }
 
     fn solve(&mut self) -> bool {
+        if !self.has_values() {
+            return false;
+        }
         let apart = self.requests_meet();
         (apart && self.place(true)) || {
             self.steps = 0;
+            self.failed.clear();
             self.place(false)
         }
+    }
+
+    /// Steps until it is known whether the pod fits.
+    #[cfg(test)]
+    pub(crate) fn steps_to_end(mut self) -> u32 {
+        self.solve();
+        self.steps
     }
 
     /// What is taken of each GPU with the pod on the node; `None` if it does not fit.
@@ -103,10 +124,20 @@ impl<'a> Fill<'a> {
         false
     }
 
+    /// Whether the node's GPUs have as many values as must differ, whatever is free: to find that out by trying takes long.
+    fn has_values(&self) -> bool {
+        let is_distinct = |c: &&Constraint| c.rule == Rule::Distinct;
+        self.constraints.iter().filter(is_distinct).all(|constraint| {
+            let units = self.units.iter().filter(|u| constraint.requests.contains(&u.index)).count();
+            let values = self.gpus.iter().filter_map(|g| constraint.values.get(&g.name));
+            values.collect::<BTreeSet<_>>().len() >= units
+        })
+    }
+
     fn place(&mut self, apart: bool) -> bool {
         let next = self.chosen.len();
         let Some(unit) = self.units.get(next) else { return true };
-        let request = unit.request;
+        let (request, of_request) = (unit.request, unit.index);
         let mut candidates: Vec<(Rank, usize)> = Vec::new();
         for (index, gpu) in self.gpus.iter().enumerate() {
             if Vacancy::of(gpu, &self.taken[index]).takes(request).is_ok()
@@ -115,29 +146,43 @@ impl<'a> Fill<'a> {
                 candidates.push((self.rank(request, index), index));
             }
         }
+        // Units of a request follow each other, and each takes a GPU of its own that this one could take too.
+        let rest = self.units[next..].iter().take_while(|u| u.index == of_request).count();
+        if candidates.len() < rest {
+            return false;
+        }
         // GPUs are in the order of their names, so a stable sort leaves equal ones in it.
         candidates.sort_by_key(|(rank, _)| std::cmp::Reverse(*rank));
         if let Some(judge) = self.judge
             && request.gpu_policy == Policy::LeastFragmentation
-            && request.count == 1
+            && (request.count, request.all) == (1, false)
+            && request.memory != MemoryAsk::Nothing
         {
             // Of several GPUs each goes to the fullest: their order among themselves says nothing yet.
             self.judged(judge, request, &mut candidates);
         }
+        let failed = self.failed.len();
         for (_, index) in candidates {
             self.steps += 1;
             if self.steps > STEPS {
-                return false;
+                break;
             }
             let (memory, cores) = (memory_of(request.memory, self.gpus[index].memory), request.cores);
-            self.taken[index].add(memory, cores);
+            let takes = request.memory != MemoryAsk::Nothing;
+            if takes {
+                self.taken[index].add(memory, cores);
+            }
             self.chosen.push(index);
             if self.place(apart) {
                 return true;
             }
             self.chosen.pop();
-            self.taken[index].sub(memory, cores);
+            if takes {
+                self.taken[index].sub(memory, cores);
+            }
+            self.failed.push((of_request, index));
         }
+        self.failed.truncate(failed);
         false
     }
 
@@ -194,7 +239,23 @@ impl<'a> Fill<'a> {
                 && (same_request
                     || (apart && !other.request.containers.is_disjoint(&unit.request.containers)))
         };
-        self.units.iter().zip(&self.chosen).any(meets)
+        self.failed.contains(&(unit.index, gpu))
+            || self.units.iter().zip(&self.chosen).any(meets)
+            || !self.is_allowed(unit, gpu)
+    }
+
+    /// Whether the constraints let a unit have a GPU beside those chosen so far.
+    fn is_allowed(&self, unit: &Unit<'_>, gpu: usize) -> bool {
+        self.constraints.iter().filter(|c| c.requests.contains(&unit.index)).all(|constraint| {
+            let value = |gpu: usize| constraint.values.get(&self.gpus[gpu].name);
+            let Some(own) = value(gpu) else { return false };
+            let chosen = self.units.iter().zip(&self.chosen);
+            let mut others = chosen.filter(|(u, _)| constraint.requests.contains(&u.index));
+            others.all(|(_, other)| match constraint.rule {
+                Rule::Match => value(*other) == Some(own),
+                Rule::Distinct => value(*other) != Some(own),
+            })
+        })
     }
 
     fn fullness(&self) -> Fullness {

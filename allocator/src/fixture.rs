@@ -1,7 +1,9 @@
 //! Text in, text out. A cluster is a line per node, `node-a: gpu-0 12/16 c50, gpu-1 16/16 down` with free and total
 //! GiB, free cores after `c` (100 if unsaid) and `down` for an unhealthy one; `#2` after the total is its shape. A demand
-//! is words: `memory=8` (GiB), `percent=50`, `all`, `cores=30`, `count=2`, `node=Spread`, `gpu=Spread`, `shape=2`,
-//! `cpu=500`, `on=node-a`; `+` begins another request of the same container, `/` one of another container.
+//! is words: `memory=8` (GiB), `percent=50`, `all`, `cores=30`, `count=2`, `every` (GPU of the node), `look` (takes
+//! nothing), `node=Spread`, `gpu=Spread`, `shape=2`, `shun=2` (a shape), `cpu=500`,
+//! `on=node-a`; `+` begins another request of the same
+//! container, `/` one of another container.
 
 use std::collections::BTreeSet;
 
@@ -56,6 +58,7 @@ pub(crate) fn demand(text: &str) -> Demand {
     let mut demand = Demand {
         room: Room { cpu_milli: 100, memory: GIB, pods: 1 },
         requests: vec![],
+        constraints: vec![],
         node_policy: Policy::Binpack,
         only_node: None,
         excluded: Exclusions::default(),
@@ -66,9 +69,11 @@ pub(crate) fn demand(text: &str) -> Demand {
             claim: "claim".into(),
             name: format!("r{}", demand.requests.len()),
             count: 1,
+            all: false,
             memory: MemoryAsk::All,
             cores: 0,
             shapes: Shapes::Any,
+            barred: BTreeSet::new(),
             gpu_policy: Policy::Binpack,
             containers: BTreeSet::new(),
         };
@@ -80,6 +85,7 @@ pub(crate) fn demand(text: &str) -> Demand {
                 ("cores", n) => request.cores = n.parse().unwrap(),
                 ("count", n) => request.count = n.parse().unwrap(),
                 ("shape", n) => request.shapes = Shapes::Of(BTreeSet::from([n.parse().unwrap()])),
+                ("shun", n) => drop(request.barred.insert(n.parse().unwrap())),
                 ("gpu", p) => request.gpu_policy = policy(p),
                 ("node", p) => demand.node_policy = policy(p),
                 ("cpu", n) => demand.room.cpu_milli = n.parse().unwrap(),
@@ -88,6 +94,8 @@ pub(crate) fn demand(text: &str) -> Demand {
                     drop(demand.excluded.nodes.insert(n.into(), NodeExclusion("NotReady".into())))
                 }
                 ("all", _) => {}
+                ("every", _) => request.all = true,
+                ("look", _) => request.memory = MemoryAsk::Nothing,
                 other => panic!("{other:?}"),
             }
         }

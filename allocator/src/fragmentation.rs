@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::cluster::{Cluster, Gpu, Node, NodeTaken, Room, Taken};
-use crate::demand::{Demand, MemoryAsk, Request};
+use crate::demand::{Constraint, Demand, MemoryAsk, Request};
 use crate::fill::Fill;
 use crate::mix::{Drawn, Mix, Spec};
 use crate::plan::{free_room, room_reason};
@@ -265,7 +265,7 @@ impl Fragmentation {
             return None;
         }
         let prices = self.prices(&demand.room, &demand.requests);
-        self.score_of(cluster, slot, &prices, demand.room, &demand.requests)
+        self.score_of(cluster, slot, &prices, demand.room, demand.parts())
     }
 
     fn score_of(
@@ -274,11 +274,11 @@ impl Fragmentation {
         slot: &Slot,
         prices: &[Prices],
         room: Room,
-        requests: &[Request],
+        parts: (&[Request], &[Constraint]),
     ) -> Option<i64> {
         let judge = self.judge_of(slot, prices, room);
         let node = cluster.nodes.get(&*slot.name)?;
-        let taken = Fill::new(node, cluster.taken(&slot.name), requests, Some(&judge)).put()?;
+        let taken = Fill::new(node, cluster.taken(&slot.name), parts, Some(&judge)).put()?;
         Some(judge.worth(&node.gpus, &taken) - judge.of(&slot.state))
     }
 
@@ -293,7 +293,7 @@ impl Fragmentation {
         let prices = self.prices(&ask.room, &ask.requests);
         for at in due {
             let slot = self.slots[at as usize].as_ref().filter(|s| s.may_take(&ask.room, &ask.requests));
-            let score = slot.and_then(|s| self.score_of(cluster, s, &prices, ask.room, &ask.requests));
+            let score = slot.and_then(|s| self.score_of(cluster, s, &prices, ask.room, (&ask.requests, &[])));
             table.scores[at as usize] = score.unwrap_or(NEVER);
         }
         let answer = read(&table.scores, &self.slots);
@@ -303,6 +303,9 @@ impl Fragmentation {
 
     /// The best node; ties go to the first by name.
     pub(crate) fn best_node(&mut self, cluster: &Cluster, demand: &Demand) -> Option<Arc<str>> {
+        if !demand.constraints.is_empty() {
+            return self.best_constrained(cluster, demand);
+        }
         self.scores(cluster, Ask::of(demand), |scores, slots| {
             let mut best: Option<(i64, &Arc<str>)> = None;
             for (score, slot) in scores.iter().zip(slots) {
@@ -317,6 +320,15 @@ impl Fragmentation {
             }
             best.map(|(_, name)| name.clone())
         })
+    }
+
+    /// The same for a demand whose constraints no score was kept for: they hold for few pods, and differ from one to the
+    /// next.
+    fn best_constrained(&self, cluster: &Cluster, demand: &Demand) -> Option<Arc<str>> {
+        let open = self.slots.iter().flatten().filter(|s| demand.excluded.of(&s.name, s.class).is_none());
+        let scored =
+            open.filter_map(|s| Some((self.score(cluster, &s.name, demand)?, std::cmp::Reverse(&s.name))));
+        scored.max().map(|(_, name)| name.0.clone())
     }
 }
 

@@ -26,7 +26,7 @@ mod summary;
 mod vacancy;
 
 pub use cluster::{Cluster, Gpu, GpuState, Node, Overcommitted, Room, Share};
-pub use demand::{Demand, Exclusions, MemoryAsk, NodeExclusion, Request, Shapes};
+pub use demand::{Constraint, Demand, Exclusions, MemoryAsk, NodeExclusion, Request, Rule, Shapes};
 pub use mix::Mix;
 pub use placement::{GpuReason, NodeReason, PlacedShare, Placement, Refusal, Score};
 pub use policy::{POLICIES, Policy};

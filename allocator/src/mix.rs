@@ -66,9 +66,10 @@ impl Spec {
     /// `None` for a pod without GPUs.
     pub(crate) fn of(room: &Room, requests: &[Request]) -> Option<Self> {
         let Room { cpu_milli, memory: host_memory, .. } = *room;
-        let largest = requests.iter().max_by_key(|r| (r.memory, r.cores))?;
+        let takes = || requests.iter().filter(|r| r.memory != MemoryAsk::Nothing);
+        let largest = takes().max_by_key(|r| (r.memory, r.cores))?;
         Some(Self {
-            count: requests.iter().map(|r| r.count).sum(),
+            count: takes().map(|r| r.count).sum(),
             memory: largest.memory,
             cores: largest.cores.next_multiple_of(CORES_STEP),
             cpu_milli,

@@ -30,6 +30,13 @@ pub struct PlacedShare {
     pub cores: u32,
 }
 
+impl PlacedShare {
+    /// Whether it takes nothing of the GPU: only [`crate::MemoryAsk::Nothing`] takes no memory.
+    pub fn looks_only(&self) -> bool {
+        self.memory == 0
+    }
+}
+
 /// Where a pod goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placement {
@@ -52,6 +59,8 @@ pub enum GpuReason {
     NoSharesLeft,
     /// The selectors do not match it.
     ModelMismatch,
+    /// It has a taint that the request does not tolerate.
+    Tainted,
     /// Unhealthy.
     Unhealthy,
     /// It fits alone, but the pod's requests together do not fit its node.
@@ -91,11 +100,12 @@ pub struct Refusal {
 
 impl GpuReason {
     /// Every reason, in order.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::InsufficientMemory,
         Self::InsufficientCores,
         Self::NoSharesLeft,
         Self::ModelMismatch,
+        Self::Tainted,
         Self::Unhealthy,
         Self::NotEnoughGpus,
     ];
@@ -107,6 +117,7 @@ impl GpuReason {
             Self::InsufficientCores => "InsufficientCores",
             Self::NoSharesLeft => "NoSharesLeft",
             Self::ModelMismatch => "ModelMismatch",
+            Self::Tainted => "Tainted",
             Self::Unhealthy => "Unhealthy",
             Self::NotEnoughGpus => "NotEnoughGpus",
         }

@@ -58,24 +58,30 @@ impl Needs {
         let (mut whole, mut shares, mut takes) = (0i64, 0u32, Some((0u64, 0u64)));
         for request in &demand.requests {
             let matching = gpus.iter().filter(|g| request.shapes.contains(g.0));
-            let (mut count, mut least) = (0u32, u64::MAX);
+            let (mut matches, mut barred, mut least) = (0u32, 0u32, u64::MAX);
             for gpu in matching {
-                count += 1;
+                matches += 1;
+                barred += u32::from(request.barred.contains(&gpu.0));
                 least = least.min(memory_of(request.memory, gpu.1));
             }
-            if count < request.count.max(1) {
+            let lost = if request.all && barred > 0 { matches } else { barred };
+            if matches - lost < request.count.max(1) {
                 return None;
             }
+            if request.memory == MemoryAsk::Nothing {
+                continue;
+            }
+            let count = if request.all { matches } else { request.count };
             let memory = i64::try_from(least).unwrap_or(i64::MAX);
-            whole = whole.saturating_add(memory.saturating_mul(request.count.into()));
-            shares = shares.saturating_add(request.count);
+            whole = whole.saturating_add(memory.saturating_mul(count.into()));
+            shares = shares.saturating_add(count);
             let known = kind.key.is_even() || matches!(request.memory, MemoryAsk::Bytes(_));
             takes = takes.filter(|_| known).map(|(memory, cores)| {
-                let count = u64::from(request.count);
+                let count = u64::from(count);
                 (memory.saturating_add(least.saturating_mul(count)), cores + u64::from(request.cores) * count)
             });
             let bit = kind.scale.bit(least, request.cores);
-            parts.push(Part { count: request.count, memory, cores: request.cores.into(), bit });
+            parts.push(Part { count, memory, cores: request.cores.into(), bit });
         }
         let takes = takes.filter(|_| kind.key.is_ordered());
         Some(Self { room: demand.room, parts, whole, takes, shares })
@@ -159,7 +165,7 @@ impl Trial<'_> {
         let Some(node) = self.cluster.nodes.get(&**name) else { return false };
         let taken = self.cluster.taken(name);
         let judge = self.fragmentation.judge(name, self.demand);
-        let done = Fill::new(node, taken, &self.demand.requests, judge.as_ref()).run();
+        let done = Fill::new(node, taken, self.demand.parts(), judge.as_ref()).run();
         let Some((shares, fullness)) = done else { return false };
         self.last = Some(Answer { name: name.clone(), shares, fullness });
         true

@@ -181,6 +181,11 @@ impl Open {
     /// `None` if they have several.
     fn of(kind: &Kind, nodes: &Summary, demand: &Demand) -> Option<Self> {
         let first = demand.requests.first()?;
+        // A GPU may be looked at however it is, and some of a kind may have taints.
+        let is_barred = |r: &Request| kind.key.gpus.iter().any(|g| r.barred.contains(&g.0));
+        if demand.requests.iter().any(|r| r.memory == MemoryAsk::Nothing || is_barred(r)) {
+            return None;
+        }
         let capacity = kind.key.gpus.first()?.1;
         let matches = |request: &Request| {
             let mut gpus = kind.key.gpus.iter().map(|g| request.shapes.contains(g.0));

@@ -26,6 +26,7 @@ pub(crate) struct Vacancy {
 pub(crate) fn memory_of(ask: MemoryAsk, capacity: u64) -> u64 {
     match ask {
         MemoryAsk::All => capacity,
+        MemoryAsk::Nothing => 0,
         MemoryAsk::Bytes(bytes) => bytes,
         MemoryAsk::Percent(percent) => {
             let bytes = u128::from(capacity) * u128::from(percent) / 100;
@@ -56,11 +57,18 @@ impl Vacancy {
 
     /// Whether it has room for one unit of a request.
     pub(crate) fn takes(&self, request: &Request) -> Result<(), GpuReason> {
-        if self.is_unhealthy {
+        let looks_only = request.memory == MemoryAsk::Nothing;
+        if self.is_unhealthy && !looks_only {
             return Err(GpuReason::Unhealthy);
         }
         if !request.shapes.contains(self.shape) {
             return Err(GpuReason::ModelMismatch);
+        }
+        if request.barred.contains(&self.shape) {
+            return Err(GpuReason::Tainted);
+        }
+        if looks_only {
+            return Ok(());
         }
         if self.places == 0 {
             return Err(GpuReason::NoSharesLeft);

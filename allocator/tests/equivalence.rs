@@ -1,12 +1,13 @@
 //! The indexes never change an answer: random clusters, holdings that come and go, and demands of every form are decided
 //! both ways after every step.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use vgpu_allocator::{
-    Cluster, Demand, Exclusions, Gpu, GpuState, MemoryAsk, Mix, Node, NodeExclusion, POLICIES, Policy,
-    Request, Room, Shapes, Share,
+    Cluster, Constraint, Demand, Exclusions, Gpu, GpuState, MemoryAsk, Mix, Node, NodeExclusion, POLICIES,
+    Policy, Request, Room, Rule, Shapes, Share,
 };
 
 const GIB: u64 = 1 << 30;
@@ -78,20 +79,38 @@ fn request() -> impl Strategy<Value = Request> {
         4 => (1..18u64).prop_map(|n| MemoryAsk::Bytes(n * GIB)),
         1 => (1..100u32).prop_map(MemoryAsk::Percent),
         1 => Just(MemoryAsk::All),
+        1 => Just(MemoryAsk::Nothing),
     ];
     let shapes = prop_oneof![3 => Just(Shapes::Any), 1 => proptest::collection::btree_set(0..3u32, 0..3).prop_map(Shapes::Of)];
     let count = prop_oneof![5 => Just(1u32), 2 => Just(2), 1 => 3..5u32];
     let containers = proptest::collection::btree_set(0..2u32, 1..3);
-    (memory, 0..6u32, count, shapes, policy(), containers).prop_map(
-        |(memory, cores, count, shapes, gpu_policy, containers)| Request {
+    let all = proptest::bool::weighted(0.1);
+    let barred = prop_oneof![5 => Just(BTreeSet::new()), 1 => proptest::collection::btree_set(0..3u32, 0..3)];
+    (memory, 0..6u32, (count, all), (shapes, barred), policy(), containers).prop_map(
+        |(memory, cores, (count, all), (shapes, barred), gpu_policy, containers)| Request {
             claim: "claim".into(),
             name: "gpu".into(),
             count,
+            all,
             memory,
-            cores: cores * 11,
+            cores: if memory == MemoryAsk::Nothing { 0 } else { cores * 11 },
             shapes,
+            barred,
             gpu_policy,
             containers,
+        },
+    )
+}
+
+/// GPU i has the value i / 2 or i % 2, or none if it is the third.
+fn constraint() -> impl Strategy<Value = Constraint> {
+    let rule = prop_oneof![Just(Rule::Match), Just(Rule::Distinct)];
+    (proptest::collection::btree_set(0..3usize, 1..3), rule, 1..3u32, any::<bool>()).prop_map(
+        |(requests, rule, step, third)| {
+            let gpus = (0..8u32).filter(|i| third || *i != 2);
+            let values: BTreeMap<String, u32> =
+                gpus.map(|i| (format!("gpu-{i}"), if step == 1 { i % 2 } else { i / 2 })).collect();
+            Constraint { requests, rule, values: Arc::new(values) }
         },
     )
 }
@@ -107,12 +126,14 @@ fn demand() -> impl Strategy<Value = Demand> {
     let classes =
         prop_oneof![3 => Just(BTreeSet::new()), 1 => proptest::collection::btree_set(0..3u32, 0..3)];
     let nodes = prop_oneof![3 => Just(BTreeSet::new()), 1 => proptest::collection::btree_set(0..NODES, 0..9)];
-    (room, requests, policy(), only, classes, nodes).prop_map(
-        |((cpu, memory, pods), requests, node_policy, only, classes, nodes)| {
+    let constraints = prop_oneof![3 => Just(vec![]), 1 => proptest::collection::vec(constraint(), 1..3)];
+    (room, requests, constraints, policy(), only, classes, nodes).prop_map(
+        |((cpu, memory, pods), requests, constraints, node_policy, only, classes, nodes)| {
             let because = |reason: &str| NodeExclusion(reason.into());
             Demand {
                 room: Room { cpu_milli: cpu * 500, memory: memory * GIB, pods },
                 requests,
+                constraints,
                 node_policy,
                 only_node: only.map(name),
                 excluded: Exclusions {
@@ -194,9 +215,11 @@ proptest! {
                 claim: "claim".into(),
                 name: "gpu".into(),
                 count: 1,
+                all: false,
                 memory: MemoryAsk::Bytes(3 * GIB),
                 cores: 10,
                 shapes: Shapes::Any,
+                barred: BTreeSet::new(),
                 gpu_policy: policy,
                 containers: BTreeSet::new(),
             };
@@ -204,6 +227,7 @@ proptest! {
                 let probe = Demand {
                     room: Room { cpu_milli: 500, memory: GIB, pods: 1 },
                     requests,
+                    constraints: vec![],
                     node_policy: policy,
                     only_node: None,
                     excluded: Exclusions::default(),

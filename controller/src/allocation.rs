@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::Eviction;
-use k8s_openapi::api::resource::v1::ResourceClaim;
+use k8s_openapi::api::resource::v1::{DeviceToleration, ResourceClaim};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, Preconditions};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
@@ -77,6 +77,8 @@ pub struct Grant {
     pub percents: Vec<(String, u32)>,
     /// Configuration, class first.
     pub config: Vec<Value>,
+    /// What requests tolerate, by request; Kubernetes ends pods on a GPU with a taint by these.
+    pub tolerations: Vec<(String, Vec<DeviceToleration>)>,
 }
 
 async fn timed<T>(
@@ -114,20 +116,25 @@ pub fn allocation(
     share_id: &mut dyn FnMut() -> String,
 ) -> Value {
     let result = |share: &PlacedShare| {
+        let mut result = json!({
+            "request": share.request, "driver": DRIVER, "pool": pool(node), "device": share.gpu,
+        });
+        if let Some((_, list)) = grant.tolerations.iter().find(|(request, _)| *request == share.request) {
+            result["tolerations"] = json!(list);
+        }
+        if share.looks_only() {
+            result["adminAccess"] = true.into();
+            return result;
+        }
         let percent = grant.percents.iter().find(|(request, _)| *request == share.request).map_or(0, |p| p.1);
-        json!({
-            "request": share.request,
-            "driver": DRIVER,
-            "pool": pool(node),
-            "device": share.gpu,
-            "shareID": share_id(),
-            "consumedCapacity": {
-                MEMORY: Quantity::bytes(share.memory / MIB * MIB).to_string(),
-                MEMORY_PERCENT: percent.to_string(),
-                CORES: share.cores.to_string(),
-                SHARES: "1",
-            },
-        })
+        result["shareID"] = share_id().into();
+        result["consumedCapacity"] = json!({
+            MEMORY: Quantity::bytes(share.memory / MIB * MIB).to_string(),
+            MEMORY_PERCENT: percent.to_string(),
+            CORES: share.cores.to_string(),
+            SHARES: "1",
+        });
+        result
     };
     let results: Vec<Value> = grant.shares.iter().map(result).collect();
     let seconds = jiff::Timestamp::from_second(now.as_second()).unwrap_or(now);
@@ -272,6 +279,7 @@ mod tests {
             shares: vec![share],
             percents: vec![],
             config: vec![],
+            tolerations: vec![],
         };
         let at = "2026-01-02T03:04:05.678Z".parse().unwrap();
         let status = allocation("node-a", &grant, at, &mut || "id".to_owned());

@@ -136,7 +136,7 @@ mod tests {
         let slice = json!({"metadata": {"name": "a"}, "spec": {"driver": DRIVER, "nodeName": "a", "devices": devices,
             "pool": {"name": "a/gpu", "generation": 1, "resourceSliceCount": 1}}});
         let mut shapes = Shapes::default();
-        shapes.read(&[Arc::new(serde_json::from_value(slice).unwrap())], std::iter::empty());
+        shapes.read(&[Arc::new(serde_json::from_value(slice).unwrap())], std::iter::empty(), &[]);
         shapes
     }
 
@@ -186,9 +186,9 @@ mod tests {
         let text = r#"device.attributes["gpu.vgpu-dra.io"].uuid == "a""#;
         let class = class(text);
         let own: Vec<&DeviceSelector> = class.spec.selectors.iter().flatten().collect();
-        shapes.read(&slices, std::iter::empty());
+        shapes.read(&slices, std::iter::empty(), &[]);
         assert_eq!(selectors.matching(&own, &shapes), Err(Unmatched::New));
-        let gpus = &shapes.read(&slices, std::iter::once(text))["a"];
+        let gpus = &shapes.read(&slices, std::iter::once(text), &[])["a"];
         let only = |gpu: &vgpu_allocator::Gpu| Ok(vgpu_allocator::Shapes::Of([gpu.shape].into()));
         assert_eq!(selectors.matching(&own, &shapes), only(&gpus[0]));
         assert_ne!(gpus[0].shape, gpus[1].shape);

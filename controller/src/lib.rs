@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`controller`], [`leader`] | from the Lease to the end |
 //! | [`stores`] | what the watches have brought |
-//! | [`pod`], [`node`], [`class`], [`request`], [`shapes`], [`slice`], [`quota`], [`preemption`] | pure: what an object means |
+//! | [`pod`], [`node`], [`class`], [`attribute`], [`request`], [`shapes`], [`slice`], [`taint`], [`quota`], [`preemption`] | pure: what an object means |
 //! | [`model`] | all of it as the engine sees it |
 //! | [`planner`] | what is due, in what order |
 //! | [`allocation`] | the writes to claims and pods |
@@ -17,6 +17,7 @@
 
 pub mod allocation;
 pub mod args;
+pub mod attribute;
 pub mod class;
 pub mod controller;
 pub mod events;
@@ -38,6 +39,7 @@ pub mod shapes;
 pub mod slice;
 pub mod snapshot;
 pub mod stores;
+pub mod taint;
 
 /// Field manager and reporter of everything the controller writes.
 pub const MANAGER: &str = "vgpu-dra.io/controller";

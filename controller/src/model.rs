@@ -15,6 +15,7 @@ use crate::preemption::ByNode;
 use crate::quota::Quotas;
 use crate::shapes::Shapes;
 use crate::stores::Stores;
+use crate::taint::Rule;
 use crate::{node, pod};
 
 /// Everything a pass decides on.
@@ -79,7 +80,7 @@ pub fn shares(claim: &ResourceClaim) -> Vec<Share> {
             cores: u32::try_from(consumed(CORES)).unwrap_or(0),
         })
     };
-    own_results(claim).iter().filter_map(share).collect()
+    own_results(claim).iter().filter(|r| r.admin_access != Some(true)).filter_map(share).collect()
 }
 
 impl Model {
@@ -91,10 +92,18 @@ impl Model {
         let (classes, claims) = (stores.classes.state(), stores.claims.state());
         let of_classes = classes.iter().flat_map(|c| c.spec.selectors.iter().flatten());
         let requests = claims.iter().filter_map(|c| c.spec.devices.as_ref()?.requests.as_deref()).flatten();
-        let of_requests = requests.filter_map(|r| r.exactly.as_ref()?.selectors.as_deref()).flatten();
+        let of_requests = requests.flat_map(|request| {
+            let exactly = request.exactly.iter().filter_map(|e| e.selectors.as_deref());
+            exactly
+                .chain(request.first_available.iter().flatten().filter_map(|s| s.selectors.as_deref()))
+                .flatten()
+        });
         let expressions =
             of_classes.chain(of_requests).filter_map(|s| Some(s.cel.as_ref()?.expression.as_str()));
-        let mut gpus = shapes.read(&slices, expressions);
+        let rules = stores.taint_rules.iter().flat_map(|s| s.state());
+        let mut rules: Vec<Rule> = rules.filter_map(|rule| Rule::read(&rule.data["spec"])).collect();
+        rules.sort();
+        let mut gpus = shapes.read(&slices, expressions, &rules);
         let quotas = stores.quotas.state();
         let memory = gpus.values().flatten().map(|g| (g.name.as_str(), g.memory));
         let mut quotas = Quotas::new(quotas.iter().map(|q| &**q), hami_quotas, memory);

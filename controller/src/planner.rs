@@ -7,6 +7,7 @@ mod learning;
 mod looking_on;
 mod preempting;
 mod upkeep;
+mod ways;
 mod writer;
 
 use std::collections::{BTreeMap, HashSet};
@@ -27,6 +28,7 @@ use vgpu_api::Placement;
 
 use crate::allocation::{self, Grant};
 use crate::args::{Allocator, Args};
+use crate::attribute::Attributes;
 use crate::class::{self, Selectors};
 use crate::events::{Events, Saying, reference};
 use crate::gate::{self, Gate};
@@ -34,7 +36,7 @@ use crate::metrics::Metrics;
 use crate::model::{self, Model};
 use crate::pod;
 use crate::publisher::Publisher;
-use crate::request::Invalid;
+use crate::request::{Asked, Invalid};
 use crate::shapes::Shapes;
 use crate::stores::Stores;
 use deciding::Decision;
@@ -61,6 +63,7 @@ pub struct Planner {
     open: Option<Instant>,
     selectors: Selectors,
     shapes: Shapes,
+    attributes: Attributes,
     publisher: Publisher,
     gate: Gate,
     /// Pods (UIDs) with a write under way.
@@ -164,6 +167,7 @@ impl Planner {
             learning: learning::Learning::default(),
             selectors: Selectors::default(),
             shapes: Shapes::default(),
+            attributes: Attributes::default(),
             defaults,
             allocator,
             open: None,
@@ -251,6 +255,7 @@ impl Planner {
         }
         self.publisher.sync(&self.stores, &self.writer.events).await;
         let mut model = Model::build(&self.stores, &mut self.shapes, self.hami_quotas);
+        self.attributes.forget();
         self.settle_promises(&mut model);
         let ours = self.our_classes(&model);
         self.gate.sync(&self.stores, &|class| ours.contains(class)).await;
@@ -464,7 +469,8 @@ impl Planner {
                 _ => None,
             };
             let percents = asked.requests.iter().filter_map(percent).collect();
-            grants.push(Grant { claim, shares, percents, config: asked.config });
+            let Asked { config, tolerations, .. } = asked;
+            grants.push(Grant { claim, shares, percents, config, tolerations });
         }
         self.writing.insert(uid.clone());
         let (writer, node) = (self.writer.clone(), placed.node);
@@ -472,7 +478,7 @@ impl Planner {
     }
 }
 
-/// What a plan gives to a claim.
+/// What a plan lets a claim hold.
 fn given(placed: &Placed, claim: &ResourceClaim) -> Vec<Share> {
     let uid = claim.uid().unwrap_or_default();
     let share = |s: &vgpu_allocator::PlacedShare| Share {
@@ -481,5 +487,5 @@ fn given(placed: &Placed, claim: &ResourceClaim) -> Vec<Share> {
         memory: s.memory,
         cores: s.cores,
     };
-    placed.shares.iter().filter(|s| s.claim == uid).map(share).collect()
+    placed.shares.iter().filter(|s| s.claim == uid && !s.looks_only()).map(share).collect()
 }

@@ -8,13 +8,14 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use k8s_openapi::api::resource::v1::{Device, ResourceSlice};
+use k8s_openapi::api::resource::v1::{Device, DeviceToleration, ResourceSlice};
 use kube::ResourceExt;
 use vgpu_allocator::Gpu;
 use vgpu_api::names::DRIVER;
 
 use crate::selector::{DeviceView, Selector, SelectorError};
 use crate::slice;
+use crate::taint::{Rule, Taint};
 
 /// Attributes that tell a GPU from others of its model, without their domain.
 const OWN: [&str; 5] = ["uuid", "minor", "pciBusID", "pcieRoot", "numaNode"];
@@ -27,9 +28,11 @@ pub struct Shapes {
     numbers: BTreeMap<String, u32>,
     next: u32,
     /// A GPU of each shape there is now.
-    views: BTreeMap<u32, Arc<DeviceView>>,
+    views: BTreeMap<u32, Arc<Shape>>,
     /// Expressions in use that may look at what tells GPUs apart.
     sharp: Vec<Sharp>,
+    /// Rules that give GPUs taints.
+    rules: Vec<Rule>,
     /// GPUs of slices (by name) as they were read.
     slices: HashMap<String, Known>,
 }
@@ -42,7 +45,15 @@ type Sharp = (String, Result<Selector, SelectorError>);
 struct Known {
     version: Option<String>,
     gpus: Vec<Gpu>,
-    views: Vec<(u32, Arc<DeviceView>)>,
+    views: Vec<(u32, Arc<Shape>)>,
+}
+
+/// What GPUs of a shape have in common.
+#[derive(Debug)]
+struct Shape {
+    /// Of one of them.
+    view: DeviceView,
+    taints: Vec<Taint>,
 }
 
 /// Whether an expression may look at what tells a GPU from others of its model. It does not if it reads the device only
@@ -90,15 +101,20 @@ fn literal(text: &str) -> Option<(&str, &str)> {
 }
 
 impl Shapes {
-    /// Reads the GPUs of all slices, in order, under all expressions in use. Returns them by node.
+    /// Reads the GPUs of all slices, in order, under all expressions in use and these rules. Returns them by node.
     pub fn read<'a>(
         &mut self,
         slices: &[Arc<ResourceSlice>],
         expressions: impl Iterator<Item = &'a str>,
+        rules: &[Rule],
     ) -> BTreeMap<String, Vec<Gpu>> {
         let sharp: BTreeSet<&str> = expressions.filter(|e| is_sharp(e)).collect();
         if !sharp.iter().copied().eq(self.sharp.iter().map(|(text, _)| text.as_str())) {
             self.sharp = sharp.into_iter().map(|text| (text.to_owned(), Selector::compile(text))).collect();
+            self.slices.clear();
+        }
+        if self.rules != rules {
+            self.rules = rules.to_vec();
             self.slices.clear();
         }
         let sharp = std::mem::take(&mut self.sharp);
@@ -131,16 +147,18 @@ impl Shapes {
     fn read_slice(&mut self, slice: &ResourceSlice, sharp: &[Sharp]) -> Known {
         let mut known = Known { version: slice.resource_version(), gpus: Vec::new(), views: Vec::new() };
         for device in slice.spec.devices.as_deref().unwrap_or_default() {
-            let shape = self.of(device, sharp);
+            let taints = Taint::of(&slice.spec.pool.name, device, &self.rules);
+            let shape = self.of(device, &taints, sharp);
             known.gpus.extend(slice::engine_gpu(device, shape));
             if known.views.iter().all(|(number, _)| *number != shape) {
-                known.views.push((shape, Arc::new(DeviceView::new(DRIVER, device))));
+                let view = DeviceView::new(DRIVER, device);
+                known.views.push((shape, Arc::new(Shape { view, taints })));
             }
         }
         known
     }
 
-    fn of(&mut self, device: &Device, sharp: &[Sharp]) -> u32 {
+    fn of(&mut self, device: &Device, taints: &[Taint], sharp: &[Sharp]) -> u32 {
         let is_own = |name: &String| OWN.contains(&name.rsplit('/').next().unwrap_or(name));
         let shared: BTreeMap<_, _> = device.attributes.iter().flatten().filter(|(n, _)| !is_own(n)).collect();
         let view = DeviceView::new(DRIVER, device);
@@ -153,7 +171,7 @@ impl Shapes {
             });
         let told: Vec<_> = told.collect();
         // Attributes and capacities are ordered maps, so GPUs that are alike give equal text.
-        let key = (shared, &device.capacity, device.allow_multiple_allocations, told);
+        let key = (shared, &device.capacity, device.allow_multiple_allocations, told, taints);
         let key = serde_json::to_string(&key).unwrap_or_default();
         *self.numbers.entry(key).or_insert_with(|| {
             self.next = self.next.wrapping_add(1);
@@ -168,7 +186,13 @@ impl Shapes {
 
     /// Every shape there is, with a GPU of it.
     pub fn all(&self) -> impl Iterator<Item = (u32, &DeviceView)> {
-        self.views.iter().map(|(number, view)| (*number, view.as_ref()))
+        self.views.iter().map(|(number, shape)| (*number, &shape.view))
+    }
+
+    /// Shapes that a request with these tolerations may not have.
+    pub fn barred(&self, tolerations: &[DeviceToleration]) -> BTreeSet<u32> {
+        let repels = |shape: &Shape| shape.taints.iter().any(|t| !t.is_tolerated(tolerations));
+        self.views.iter().filter(|(_, shape)| repels(shape)).map(|(number, _)| *number).collect()
     }
 }
 
@@ -197,7 +221,7 @@ mod tests {
 
     /// Shapes of all GPUs in the order of nodes and devices, from the lowest.
     fn shapes(known: &mut Shapes, slices: &[Arc<ResourceSlice>], expressions: &[&str]) -> Vec<u32> {
-        let gpus = known.read(slices, expressions.iter().copied());
+        let gpus = known.read(slices, expressions.iter().copied(), &[]);
         gpus.values().flatten().map(|gpu| gpu.shape).collect()
     }
 
@@ -221,6 +245,21 @@ mod tests {
             known.all().filter(|(_, v)| selector.matches(v).unwrap()).map(|s| s.0).collect();
         assert_eq!(selected, [2]);
         assert_eq!(shapes(&mut known, &slices, &[]), [1, 1, 1]);
+    }
+
+    #[test]
+    fn gpus_with_a_taint_are_barred_to_those_who_do_not_tolerate_it() {
+        let slices = [slice("a", "1", &[("GPU-A", "T4"), ("GPU-B", "T4")])];
+        let mut known = Shapes::default();
+        let taint = json!({"key": "broken", "effect": "NoSchedule"});
+        let rule = Rule::read(&json!({"deviceSelector": {"device": "gpu-b"}, "taint": taint})).unwrap();
+        let gpus = &known.read(&slices, std::iter::empty(), &[rule])["a"];
+        assert_ne!(gpus[0].shape, gpus[1].shape);
+        assert_eq!(known.barred(&[]), BTreeSet::from([gpus[1].shape]));
+        let tolerates = serde_json::from_value(json!({"key": "broken", "operator": "Exists"})).unwrap();
+        assert!(known.barred(&[tolerates]).is_empty());
+        known.read(&slices, std::iter::empty(), &[]);
+        assert!(known.barred(&[]).is_empty(), "the rule is gone");
     }
 
     #[test]

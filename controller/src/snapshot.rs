@@ -4,12 +4,14 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceClaimTemplate, ResourceSlice};
-use kube::api::ListParams;
+use kube::api::{DynamicObject, ListParams};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use vgpu_api::names::DRIVER;
 use vgpu_api::{Placement, Policy};
+
+use crate::stores;
 
 /// Objects of all namespaces.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -38,6 +40,8 @@ pub struct Snapshot {
     pub quotas: Vec<ResourceQuota>,
     /// Disruption budgets.
     pub budgets: Vec<PodDisruptionBudget>,
+    /// Taints of devices.
+    pub taint_rules: Vec<DynamicObject>,
 }
 
 /// What the controller's flags say.
@@ -119,6 +123,13 @@ impl Snapshot {
             volume_claims: list(client, &all).await?,
             quotas: list(client, &all).await?,
             budgets: list(client, &all).await?,
+            taint_rules: match stores::taint_rules(client).await {
+                None => Vec::new(),
+                Some(kind) => {
+                    let listed = Api::<DynamicObject>::all_with(client.clone(), &kind).list(&all).await;
+                    listed.map_err(|source| SnapshotError { kind: kind.plural.clone(), source })?.items
+                }
+            },
         })
     }
 }

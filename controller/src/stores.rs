@@ -1,5 +1,6 @@
 //! What the API server's watches have brought, and a signal that something changed.
 
+use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceClaimTemplate, ResourceSlice};
+use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::reflector::{Lookup, Store};
 use kube::runtime::utils::Backoff;
@@ -20,7 +22,11 @@ use tokio::task::JoinSet;
 use vgpu_api::names::{CLAIMS_CONFIG_MAP, DRIVER};
 use vgpu_api::{GpuNode, GpuPolicy};
 
+use crate::WRITE_DEADLINE;
 use crate::snapshot::Snapshot;
+
+/// Plural of DeviceTaintRule.
+const TAINT_RULES: &str = "devicetaintrules";
 
 /// A store per kind. The watches end with it.
 pub struct Stores {
@@ -50,9 +56,12 @@ pub struct Stores {
     pub budgets: Store<PodDisruptionBudget>,
     /// What the gate's admission policy reads, one per namespace.
     pub gate_maps: Store<ConfigMap>,
+    /// Taints of devices; `None` before [`Self::ready`], and if the API server has no such rules.
+    pub taint_rules: Option<Store<DynamicObject>>,
     /// Something changed.
     pub changed: Arc<Notify>,
-    _watches: JoinSet<()>,
+    client: Client,
+    watches: JoinSet<()>,
 }
 
 impl Stores {
@@ -77,13 +86,17 @@ impl Stores {
             quotas: watch(tasks, client, all.clone(), &changed),
             budgets: watch(tasks, client, all, &changed),
             gate_maps: watch(tasks, client, gate_maps, &changed),
+            taint_rules: None,
             changed,
-            _watches: watches,
+            client: client.clone(),
+            watches,
         }
     }
 
     /// What a snapshot holds, once and for all.
-    pub fn of(snapshot: Snapshot) -> Self {
+    pub fn of(snapshot: Snapshot, client: Client) -> Self {
+        let kind = GroupVersionKind::gvk("resource.k8s.io", "v1beta2", "DeviceTaintRule");
+        let rules = ApiResource::from_gvk_with_plural(&kind, TAINT_RULES);
         Self {
             nodes: filled(snapshot.nodes),
             pods: filled(snapshot.pods),
@@ -98,13 +111,23 @@ impl Stores {
             quotas: filled(snapshot.quotas),
             budgets: filled(snapshot.budgets),
             gate_maps: filled(Vec::new()),
+            taint_rules: Some(filled_with(Writer::new(rules), snapshot.taint_rules)),
             changed: Arc::default(),
-            _watches: JoinSet::new(),
+            client,
+            watches: JoinSet::new(),
         }
     }
 
     /// Waits until every store has seen what there was.
-    pub async fn ready(&self) {
+    pub async fn ready(&mut self) {
+        if let Some(rules) = taint_rules(&self.client).await {
+            let api = Api::all_with(self.client.clone(), &rules);
+            let writer = Writer::new(rules);
+            let store = watch_with(&mut self.watches, api, writer, watcher::Config::default(), &self.changed);
+            // As below.
+            let _ = store.wait_until_ready().await;
+            self.taint_rules = Some(store);
+        }
         // An error means that the writer is gone, which ends with the process.
         let _ = tokio::join!(
             self.nodes.wait_until_ready(),
@@ -128,13 +151,41 @@ fn filled<K>(objects: Vec<K>) -> Store<K>
 where
     K: Lookup<DynamicType = ()> + Clone + 'static,
 {
-    let mut writer = Writer::<K>::default();
+    filled_with(Writer::<K>::default(), objects)
+}
+
+fn filled_with<K>(mut writer: Writer<K>, objects: Vec<K>) -> Store<K>
+where
+    K: Lookup<DynamicType: Clone + Eq + std::hash::Hash> + Clone + 'static,
+{
     writer.apply_watcher_event(&watcher::Event::Init);
     for object in objects {
         writer.apply_watcher_event(&watcher::Event::InitApply(object));
     }
     writer.apply_watcher_event(&watcher::Event::InitDone);
     writer.as_reader()
+}
+
+/// DeviceTaintRules as the API server serves them. Versions before v1beta2 select by more than their fields here say.
+pub(crate) async fn taint_rules(client: &Client) -> Option<ApiResource> {
+    for version in ["v1", "v1beta2"] {
+        let group_version = format!("resource.k8s.io/{version}");
+        loop {
+            let asked = client.list_api_group_resources(&group_version);
+            match tokio::time::timeout(WRITE_DEADLINE, asked).await {
+                Ok(Ok(list)) if list.resources.iter().any(|r| r.name == TAINT_RULES) => {
+                    let kind = GroupVersionKind::gvk("resource.k8s.io", version, "DeviceTaintRule");
+                    return Some(ApiResource::from_gvk_with_plural(&kind, TAINT_RULES));
+                }
+                Ok(Ok(_)) => break,
+                Ok(Err(kube::Error::Api(status))) if status.code == 404 => break,
+                Ok(Err(error)) => tracing::warn!(group_version, %error, "its kinds are asked for again"),
+                Err(_) => tracing::warn!(group_version, "its kinds are asked for again: no answer"),
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+    }
+    None
 }
 
 /// Half a second, doubling up to half a minute. One controller watches, so nothing is gained by chance in it.
@@ -166,17 +217,31 @@ where
     K: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
     K: Send + Sync + 'static,
 {
-    let writer = Writer::<K>::default();
+    watch_with(tasks, Api::all(client.clone()), Writer::default(), config, changed)
+}
+
+fn watch_with<K, D>(
+    tasks: &mut JoinSet<()>,
+    api: Api<K>,
+    writer: Writer<K>,
+    config: watcher::Config,
+    changed: &Arc<Notify>,
+) -> Store<K>
+where
+    K: Resource<DynamicType = D> + Lookup<DynamicType = D> + Clone + DeserializeOwned + std::fmt::Debug,
+    K: Send + Sync + 'static,
+    D: Eq + Hash + Clone + Send + Sync + 'static,
+{
     let store = writer.as_reader();
     let changed = changed.clone();
-    let stream = watcher(Api::<K>::all(client.clone()), config).backoff(Pauses(Duration::from_millis(500)));
+    let stream = watcher(api, config).backoff(Pauses(Duration::from_millis(500)));
     tasks.spawn(async move {
         let mut stream = std::pin::pin!(reflector(writer, stream));
         while let Some(event) = stream.next().await {
             match event {
                 Ok(_) => changed.notify_one(),
                 Err(error) => {
-                    tracing::warn!(kind = %<K as Resource>::kind(&()), %error, "a watch was interrupted")
+                    tracing::warn!(kind = std::any::type_name::<K>(), %error, "a watch was interrupted")
                 }
             }
         }

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
             ("pods_of_another_drivers_class_are_never_gated", other_drivers_pods),
             ("a_namespace_holds_no_more_than_its_quota", quota),
             ("a_pod_of_higher_priority_gets_the_place_of_others", preemption),
+            ("an_admin_looks_at_every_gpu_of_a_node_and_takes_nothing", admin_access),
             ("bad_claims_are_named_and_disturb_nobody", bad_claims),
             ("a_pod_whose_node_lost_its_room_holds_no_gpu_and_is_placed_when_there_is_room", room_is_lost),
             ("kill_9_of_every_component_while_pods_start", every_component_killed),
@@ -403,6 +404,36 @@ fn scheduler_allocates(world: &World) -> anyhow::Result<()> {
         world.exec("plain", &["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"])?;
     ensure!(memory == "3000", "the limit is {memory}");
     world.own(&["delete", "pod", "plain", "--timeout=60s"]).map(drop)
+}
+
+fn admin_access(world: &World) -> anyhow::Result<()> {
+    let request = "{deviceClassName: gpu.vgpu-dra.io, allocationMode: All, adminAccess: true}";
+    let refused = world.apply(&claim("look", request));
+    let names_label = |e: anyhow::Error| format!("{e:#}").contains("admin-access");
+    ensure!(refused.is_err_and(names_label), "a namespace without the label may look");
+    world.kubectl(&["label", "namespace", &world.namespace, "resource.kubernetes.io/admin-access=true"])?;
+    world.apply(&share("before", "15000Mi", 0, ("Binpack", "Binpack"), SLEEP))?;
+    let node = world.ready("before", 60)?;
+    let pod = pod_with_template("look", "look")
+        .replace("resourceClaimTemplateName", "resourceClaimName")
+        .replace("spec:\n", &format!("spec:\n  nodeSelector: {{kubernetes.io/hostname: {node}}}\n"));
+    world.apply(&(claim("look", request) + "---\n" + &pod))?;
+    world.ready("look", 60)?;
+    let gpus =
+        world.exec("look", &["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"])?;
+    ensure!(gpus.lines().collect::<Vec<_>>() == ["15360"; 4], "the admin sees {gpus}");
+    let found = world.get(&["resourceclaim", "look"])?;
+    let results = found["status"]["allocation"]["devices"]["results"].as_array().cloned().unwrap_or_default();
+    let looks =
+        |r: &Value| r["adminAccess"] == true && r["shareID"].is_null() && r["consumedCapacity"].is_null();
+    ensure!(results.len() == 4 && results.iter().all(looks), "{results:?}");
+    // The node's other GPUs are as free as before.
+    for name in ["one", "two", "three"] {
+        world.apply(&share(name, "15000Mi", 0, ("Binpack", "Binpack"), SLEEP))?;
+        let at = world.ready(name, 60)?;
+        ensure!(at == node, "{name} is on {at}");
+    }
+    Ok(())
 }
 
 fn bad_claims(world: &World) -> anyhow::Result<()> {

@@ -20,6 +20,7 @@ macro_rules! examples {
 }
 
 examples! {
+    alternatives "alternatives";
     by_model "by-model";
     compute_limit "compute-limit";
     exclusive "exclusive";
@@ -32,6 +33,7 @@ examples! {
     policy_b "policy-b-node-spread-gpu-binpack";
     policy_c "policy-c-node-binpack-gpu-spread";
     policy_d "policy-d-both-spread";
+    same_numa_node "same-numa-node";
     shared_claim "shared-claim";
     two_containers_two_shares "two-containers-two-shares";
     two_gpus_one_container "two-gpus-one-container";

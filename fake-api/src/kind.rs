@@ -10,11 +10,12 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceClaimTemplate, ResourceSlice};
+use k8s_openapi::api::resource::v1beta2::DeviceTaintRule;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
 use kube::Resource;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Value, json};
 use vgpu_api::{GpuNode, GpuPolicy};
 
 /// A kind of object.
@@ -87,6 +88,7 @@ pub(crate) fn kinds() -> &'static [Kind] {
             Kind::of::<ResourceClaimTemplate>(true, false),
             Kind::of::<ResourceSlice>(false, false),
             Kind::of::<DeviceClass>(false, false),
+            Kind::of::<DeviceTaintRule>(false, true),
             Kind::of::<Lease>(true, false),
             Kind::of::<Event>(true, false),
             Kind::of::<PodDisruptionBudget>(true, true),
@@ -95,6 +97,18 @@ pub(crate) fn kinds() -> &'static [Kind] {
             Kind::of::<GpuPolicy>(false, false),
         ]
     })
+}
+
+/// What is served of a group's version, given its path, `/apis/<group>/<version>`.
+pub(crate) fn resources(path: &str) -> Option<Value> {
+    let (group, version) = path.strip_prefix("/apis/")?.split_once('/')?;
+    let served = kinds().iter().filter(|k| k.group == group && k.version == version).map(|k| {
+        json!({"name": k.plural, "singularName": "", "namespaced": k.namespaced, "kind": k.kind, "verbs": ["list", "watch"]})
+    });
+    let served: Vec<Value> = served.collect();
+    let list = json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": format!("{group}/{version}"),
+        "resources": served});
+    (!served.is_empty()).then_some(list)
 }
 
 /// Number of a kind by group and plural.

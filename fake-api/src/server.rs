@@ -193,6 +193,9 @@ async fn serve(
     if connection.is_dead() {
         std::future::pending::<()>().await;
     }
+    if let Some(list) = kind::resources(uri.path()) {
+        return answer(200, &list);
+    }
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let call = match Call::read(method.as_str(), uri.path(), query, content_type, &body) {
         Ok(call) => call,

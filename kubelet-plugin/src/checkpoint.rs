@@ -55,18 +55,25 @@ pub struct PreparedShare {
     pub device: String,
     /// NVML UUID as NVML prints it.
     pub uuid: String,
-    /// UUID of the share.
+    /// UUID of the share; empty for a look (`adminAccess`).
     pub share_id: String,
-    /// Bytes.
+    /// Bytes; 0 for a look alone.
     pub memory: u64,
     /// Percent of GPU time; 0 or 100: no cap.
     #[serde(default)]
     pub cores: u32,
-    /// The whole GPU without a limiter.
+    /// The GPU without a limiter: all of it, or a look at it (`adminAccess`).
     #[serde(default)]
     pub exclusive: bool,
     /// As answered to the kubelet.
     pub cdi_ids: Vec<String>,
+}
+
+impl PreparedShare {
+    /// Whether it takes nothing of the GPU.
+    pub fn looks_only(&self) -> bool {
+        self.memory == 0
+    }
 }
 
 /// Why the checkpoint cannot be used.

@@ -47,12 +47,19 @@ pub struct WantedShare {
     pub request: String,
     /// Device name.
     pub device: String,
-    /// UUID of the share.
+    /// UUID of the share; empty if it takes nothing of the GPU (`adminAccess`).
     pub share_id: String,
-    /// Bytes.
+    /// Bytes; 0 for `adminAccess` alone.
     pub memory: u64,
     /// Percent of GPU time, 0 to 100.
     pub cores: u32,
+}
+
+impl WantedShare {
+    /// Whether it only looks at the GPU, whoever is on it and however it is.
+    pub fn looks_only(&self) -> bool {
+        self.memory == 0
+    }
 }
 
 /// What the claim gets on `node`, in the order of the allocation.
@@ -101,7 +108,13 @@ fn share(result: &DeviceRequestAllocationResult, node: &str) -> Result<WantedSha
         problem,
     };
     if result.admin_access == Some(true) {
-        return Err(problem("adminAccess", "is not supported yet by this version".into()));
+        return Ok(WantedShare {
+            device: result.device.clone(),
+            request,
+            share_id: String::new(),
+            memory: 0,
+            cores: 0,
+        });
     }
     let share_id = result.share_id.clone().filter(|id| is_id(id));
     let share_id = share_id
@@ -171,6 +184,13 @@ mod tests {
     }
 
     #[test]
+    fn an_admins_share_takes_nothing() {
+        let shares =
+            read(result(json!({"adminAccess": true, "shareID": null, "consumedCapacity": null}))).unwrap();
+        assert!(shares[0].looks_only() && shares[0].cores == 0);
+    }
+
+    #[test]
     fn a_claim_on_another_node_names_both() {
         let message = read(result(json!({"pool": "node-b/gpu"}))).unwrap_err();
         assert!(
@@ -194,7 +214,6 @@ mod tests {
                 "consumedCapacity.cores is 130, not 0 to 100",
             ),
             (json!({"consumedCapacity": {"memory": "lots"}}), "consumedCapacity.memory is no quantity"),
-            (json!({"adminAccess": true}), "adminAccess is not supported yet by this version"),
         ] {
             let message = read(result(change.clone())).unwrap_err();
             assert!(message.contains(want) && message.contains("request gpu"), "{change}: {message}");

@@ -180,7 +180,7 @@ impl Collector for NodeCollector {
         gauge(
             &mut encoder,
             "vgpu_kubelet_plugin_shares_prepared",
-            "Shares prepared on this node, exclusive GPUs included",
+            "Shares prepared on this node, exclusive GPUs and looks of admins included",
             &[(vec![], total)],
         )?;
         let claims = prepared.claims.len() as f64;
@@ -201,7 +201,8 @@ impl Collector for NodeCollector {
             ]
         };
         let of = |value: &dyn Fn(&PreparedShare) -> f64| -> Vec<(Labels, f64)> {
-            shares.iter().map(|(_, c, s)| (labels(c, s), value(s))).collect()
+            let limited = shares.iter().filter(|(.., s)| !s.looks_only());
+            limited.map(|(_, c, s)| (labels(c, s), value(s))).collect()
         };
         gauge(
             &mut encoder,

@@ -192,6 +192,6 @@ fn device(share: PreparedShare, node: &str) -> Device {
         pool_name: names::pool(node),
         device_name: share.device,
         cdi_device_ids: share.cdi_ids,
-        share_id: Some(share.share_id),
+        share_id: Some(share.share_id).filter(|id| !id.is_empty()),
     }
 }

@@ -59,15 +59,18 @@ impl Scheduler for Engine {
             claim: String::new(),
             name: String::new(),
             count: pod.gpus,
+            all: false,
             memory: MemoryAsk::Bytes(u64::from(pod.milli) * MIB),
             cores: pod.cores,
             shapes: shapes(),
+            barred: BTreeSet::new(),
             gpu_policy: self.policy,
             containers: BTreeSet::new(),
         };
         let demand = Demand {
             room: Room { cpu_milli: pod.cpu_milli, memory: pod.memory_mib * MIB, pods: 1 },
             requests: if pod.gpus > 0 { vec![request] } else { vec![] },
+            constraints: vec![],
             node_policy: self.policy,
             only_node: None,
             excluded: Exclusions::default(),

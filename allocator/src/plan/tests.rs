@@ -1,9 +1,11 @@
 //! Text in, text out, as [`crate::fixture`] reads and writes it.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use crate::fixture::*;
-use crate::{Node, Room, Share};
+use crate::{Constraint, Demand, Node, Room, Rule, Share};
 
 #[track_caller]
 fn check(nodes: &str, ask: &str, want: &str) {
@@ -45,6 +47,110 @@ fn equal_candidates_are_told_apart_by_name() {
 fn several_gpus_of_one_request_are_different_ones() {
     check(TWO, "memory=4 count=2", "node-a/gpu-1+gpu-0");
     check(TWO, "memory=4 count=3", "0/4 GPUs: 4 NotEnoughGpus");
+}
+
+#[test]
+fn every_gpu_that_matches_is_taken_or_none() {
+    check(
+        "node-a: gpu-0 16/16, gpu-1 8/16\nnode-b: gpu-0 16/16, gpu-1 16/16",
+        "memory=9 every",
+        "node-b/gpu-0+gpu-1",
+    );
+    check("node-a: gpu-0 16/16, gpu-1 16/16#1", "memory=9 every shape=1", "node-a/gpu-1");
+    check(
+        "node-a: gpu-0 16/16, gpu-1 16/16 down",
+        "memory=9 every",
+        "0/2 GPUs: 1 Unhealthy, 1 NotEnoughGpus",
+    );
+    check(
+        "node-a: gpu-0 16/16\nnode-b: gpu-0 16/16, gpu-1 16/16",
+        "memory=9 every count=2",
+        "node-b/gpu-0+gpu-1",
+    );
+}
+
+#[test]
+fn a_gpu_with_a_taint_that_is_not_tolerated_is_left() {
+    check("node-a: gpu-0 8/16#1, gpu-1 16/16", "memory=4 shun=1", "node-a/gpu-1");
+    check(
+        "node-a: gpu-0 16/16#1, gpu-1 3/16",
+        "memory=4 shun=1",
+        "0/2 GPUs: 1 InsufficientMemory (largest free 3Gi, asked 4Gi), 1 Tainted",
+    );
+    check(
+        "node-a: gpu-0 16/16#1, gpu-1 16/16",
+        "memory=4 every shun=1",
+        "0/2 GPUs: 1 Tainted, 1 NotEnoughGpus",
+    );
+    check("node-a: gpu-0 16/16#1", "look shun=1", "0/1 GPUs: 1 Tainted");
+}
+
+#[test]
+fn who_only_looks_finds_gpus_full_and_broken_and_takes_nothing() {
+    check("node-a: gpu-0 0/16 c0, gpu-1 16/16 down", "look every cores=0", "node-a/gpu-0+gpu-1");
+    let mut cluster = cluster("node-a: gpu-0 16/16");
+    let placed = cluster.plan(&demand("look")).unwrap();
+    assert_eq!((placed.shares[0].memory, placed.shares[0].cores, placed.score.0), (0, 0, 0));
+    cluster.hold_claim("c", vec![]);
+    assert_eq!(answer(&cluster, &demand("all")), "node-a/gpu-0");
+}
+
+fn constrained(ask: &str, rule: Rule, values: &[(&str, u32)]) -> Demand {
+    let values = values.iter().map(|(gpu, value)| ((*gpu).to_owned(), *value)).collect();
+    let mut demand = demand(ask);
+    let requests = (0..demand.requests.len()).collect();
+    demand.constraints = vec![Constraint { requests, rule, values: Arc::new(values) }];
+    demand
+}
+
+#[test]
+fn gpus_that_must_match_do_although_the_policy_would_take_others() {
+    let cluster = cluster("node-a: gpu-0 8/16, gpu-1 16/16, gpu-2 16/16, gpu-3 16/16");
+    let values = [("gpu-0", 1), ("gpu-1", 2), ("gpu-2", 2), ("gpu-3", 3)];
+    let ask = constrained("memory=4 count=2", Rule::Match, &values);
+    assert_eq!(answer(&cluster, &ask), "node-a/gpu-1+gpu-2");
+    let ask = constrained("memory=4 count=3", Rule::Match, &values);
+    assert_eq!(answer(&cluster, &ask), "0/4 GPUs: 4 NotEnoughGpus");
+    let ask = constrained("memory=4 + memory=4", Rule::Match, &values);
+    assert_eq!(answer(&cluster, &ask), "node-a/gpu-1+gpu-2");
+}
+
+#[test]
+fn gpus_that_must_differ_do_and_one_without_a_value_is_not_chosen() {
+    let cluster = cluster("node-a: gpu-0 16/16, gpu-1 16/16, gpu-2 16/16, gpu-3 16/16");
+    let values = [("gpu-0", 1), ("gpu-1", 1), ("gpu-3", 2)];
+    assert_eq!(
+        answer(&cluster, &constrained("memory=4 count=2", Rule::Distinct, &values)),
+        "node-a/gpu-0+gpu-3"
+    );
+    assert_eq!(
+        answer(&cluster, &constrained("memory=4 count=3", Rule::Distinct, &values)),
+        "0/4 GPUs: 4 NotEnoughGpus"
+    );
+}
+
+/// Sixteen GPUs, the first half of which has one value and the rest another.
+fn halves() -> (Vec<(String, u32)>, String) {
+    let values = (0..16).map(|n| (format!("gpu-{n:02}"), n / 8)).collect();
+    let gpus: Vec<String> = (0..16).map(|n| format!("gpu-{n:02} 16/16")).collect();
+    (values, format!("node-a: {}", gpus.join(", ")))
+}
+
+#[test]
+fn what_no_order_of_gpus_can_give_is_found_out_soon() {
+    let (values, text) = halves();
+    let values: Vec<(&str, u32)> = values.iter().map(|(gpu, value)| (gpu.as_str(), *value)).collect();
+    let cluster = cluster(&text);
+    let eight = answer(&cluster, &constrained("memory=4 count=8", Rule::Match, &values));
+    assert_eq!(eight.split('+').count(), 8, "{eight}");
+    let nine = constrained("memory=4 count=9", Rule::Match, &values);
+    assert_eq!(answer(&cluster, &nine), "0/16 GPUs: 16 NotEnoughGpus");
+    // Sixteen places for the first of nine, and then it is clear; all orders of eight would be forty thousand.
+    let node = &cluster.nodes["node-a"];
+    assert!(crate::fill::Fill::new(node, None, nine.parts(), None).steps_to_end() <= 16);
+    let three = constrained("memory=4 count=3", Rule::Distinct, &values);
+    assert_eq!(answer(&cluster, &three), "0/16 GPUs: 16 NotEnoughGpus");
+    assert_eq!(crate::fill::Fill::new(node, None, three.parts(), None).steps_to_end(), 0);
 }
 
 #[test]
@@ -136,15 +242,22 @@ struct Small {
     nodes: Vec<Vec<(u64, u32)>>,
     /// GiB, cores, count.
     requests: Vec<(u64, u32, u32)>,
+    /// What all requests' GPUs must have in common, or not, and what each GPU of a node has.
+    rule: Option<Rule>,
+    values: Vec<Option<u32>>,
 }
 
 fn small() -> impl Strategy<Value = Small> {
     let gpu = (0..=8u64, 0..=10u32).prop_map(|(m, c)| (m, c * 10));
     let nodes = proptest::collection::vec(proptest::collection::vec(gpu, 1..4), 1..3);
     let requests = proptest::collection::vec((1..=6u64, 0..=5u32, 1..3u32), 1..4);
-    (nodes, requests).prop_map(|(nodes, requests)| Small {
+    let rule = proptest::option::of(prop_oneof![Just(Rule::Match), Just(Rule::Distinct)]);
+    let values = proptest::collection::vec(proptest::option::weighted(0.9, 0..3u32), 4);
+    (nodes, requests, rule, values).prop_map(|(nodes, requests, rule, values)| Small {
         nodes,
         requests: requests.into_iter().map(|(m, c, n)| (m, c * 10, n)).collect(),
+        rule,
+        values,
     })
 }
 
@@ -153,16 +266,23 @@ fn brute_force(
     gpus: &mut Vec<(u64, u32)>,
     units: &[(usize, u64, u32)],
     used: &mut Vec<(usize, usize)>,
+    of: &Small,
 ) -> bool {
     let Some(&(request, memory, cores)) = units.first() else { return true };
     for gpu in 0..gpus.len() {
         if used.contains(&(request, gpu)) || gpus[gpu].0 < memory || gpus[gpu].1 < cores {
             continue;
         }
+        let equal = |other: &(usize, usize)| of.values[other.1] == of.values[gpu];
+        let keeps = of.values[gpu].is_some()
+            && used.iter().all(|other| equal(other) == (of.rule == Some(Rule::Match)));
+        if of.rule.is_some() && !keeps {
+            continue;
+        }
         gpus[gpu].0 -= memory;
         gpus[gpu].1 -= cores;
         used.push((request, gpu));
-        if brute_force(gpus, &units[1..], used) {
+        if brute_force(gpus, &units[1..], used, of) {
             return true;
         }
         used.pop();
@@ -185,9 +305,12 @@ proptest! {
             .map(|(m, c, n)| format!("memory={m} cores={c} count={n} gpu={which} node={which}")).collect();
         let units: Vec<(usize, u64, u32)> = s.requests.iter().enumerate()
             .flat_map(|(i, (m, c, n))| std::iter::repeat_n((i, *m, *c), *n as usize)).collect();
-        let possible = s.nodes.iter().any(|n| brute_force(&mut n.clone(), &units, &mut vec![]));
+        let possible = s.nodes.iter().any(|n| brute_force(&mut n.clone(), &units, &mut vec![], &s));
         let c = cluster(&text.join("\n"));
-        let d = demand(&ask.join(" / "));
+        let mut d = demand(&ask.join(" / "));
+        let values = (0..4).zip(&s.values).filter_map(|(g, v)| Some((format!("gpu-{g}"), (*v)?))).collect();
+        let (requests, values) = ((0..d.requests.len()).collect(), Arc::new(values));
+        d.constraints.extend(s.rule.map(|rule| Constraint { requests, rule, values }));
         let planned = c.plan(&d);
         prop_assert_eq!(planned.is_ok(), possible);
         prop_assert_eq!(&planned, &c.clone().plan(&d));

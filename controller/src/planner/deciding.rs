@@ -5,16 +5,19 @@ use std::sync::Arc;
 
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::ResourceExt;
-use kube::runtime::reflector::ObjectRef;
 use tokio::time::Instant;
-use vgpu_allocator::{Demand, NodeExclusion, Placement as Placed, Request, Share};
-use vgpu_api::Policy;
+use vgpu_allocator::{Demand, Placement as Placed, Share};
 
+use super::ways::{Way, alternatives};
 use super::{Named, Planner, Waiting, given};
 use crate::events::{Saying, reference};
 use crate::model::{self, Model};
 use crate::pod;
-use crate::request::{self, Asked, Invalid, Known, Unread};
+use crate::quota::Exceeded;
+use crate::request::{Asked, Invalid, WAYS};
+
+/// Ways whose refusals are told; the rest are counted.
+const TOLD: usize = 4;
 
 /// Where a pod goes.
 pub(super) struct Decision {
@@ -30,8 +33,8 @@ pub(super) enum No {
     NotYet,
     /// A claim of it cannot be understood.
     Invalid(Arc<ResourceClaim>, Invalid),
-    /// It fits nowhere.
-    NotPlaced(Box<Demand>, String),
+    /// It fits nowhere, in none of its ways.
+    NotPlaced(Vec<Demand>, String),
     /// Its namespace would hold too much.
     QuotaExceeded(String),
 }
@@ -53,7 +56,8 @@ impl Decision {
         model.cluster.hold_pod(&pod.uid().unwrap_or_default(), &self.placed.node, pod::room(pod));
     }
 
-    /// What the event says: `node-a: gpu-1a2b..., gpu-3c4d...; node Binpack, GPU Spread, score 0.497`.
+    /// What the event says: `node-a: gpu-1a2b..., gpu-3c4d...; node Binpack, GPU Spread, score 0.497`, with `; as gpu/large`
+    /// after the GPUs if that alternative was taken.
     pub(super) fn note(&self) -> String {
         let Self { demand, placed, .. } = self;
         let name = |policy: vgpu_allocator::Policy| {
@@ -63,8 +67,9 @@ impl Decision {
         gpus.dedup();
         let mut policies: Vec<&str> = demand.requests.iter().map(|r| name(r.gpu_policy)).collect();
         policies.dedup();
+        let chosen = alternatives(demand).map(|names| format!("; as {names}")).unwrap_or_default();
         format!(
-            "{}: {}; node {}, GPU {}, score {}",
+            "{}: {}{chosen}; node {}, GPU {}, score {}",
             placed.node,
             gpus.join(", "),
             name(demand.node_policy),
@@ -84,8 +89,8 @@ impl Planner {
             }
             Err(No::NotYet) => {}
             Err(No::Invalid(claim, invalid)) => self.say_invalid(&waiting.pod, &claim, &invalid),
-            Err(No::NotPlaced(demand, why)) => {
-                let kept = self.preempt(model, &waiting, &demand, now);
+            Err(No::NotPlaced(demands, why)) => {
+                let kept = self.preempt(model, &waiting, &demands, now);
                 self.refuse(&waiting, "NotPlaced", why, kept, now);
             }
             Err(No::QuotaExceeded(why)) => self.refuse(&waiting, "QuotaExceeded", why, false, now),
@@ -111,26 +116,57 @@ impl Planner {
         {
             return Err(No::NotYet);
         }
-        let (demand, placed, asked) = match self.complete(model, waiting, ours, now)? {
-            Some(complete) => complete,
-            None => {
-                let (demand, asked) = self.demand(model, waiting, &waiting.open, ours, now)?;
-                self.learning.count(&uid, &demand);
-                self.learning.teach(model, &demand);
-                let began = std::time::Instant::now();
-                let answer = model.cluster.plan(&demand);
-                self.writer.metrics.plan_seconds.observe(began.elapsed().as_secs_f64());
-                match answer {
-                    Ok(placed) => (demand, placed, asked),
-                    Err(refusal) => return Err(No::NotPlaced(Box::new(demand), refusal.to_string())),
+        if let Some(complete) = self.complete(model, waiting, ours, now)? {
+            return Ok(complete);
+        }
+        let ways = self.ways(model, waiting, &waiting.open, ours, now)?;
+        if let Some(first) = ways.first() {
+            self.learning.count(&uid, &first.demand);
+        }
+        let began = std::time::Instant::now();
+        let answer = self.first_that_fits(model, waiting, ways);
+        self.writer.metrics.plan_seconds.observe(began.elapsed().as_secs_f64());
+        answer
+    }
+
+    /// The first way that fits as things are, and that the namespace's quotas allow.
+    fn first_that_fits(
+        &mut self,
+        model: &mut Model,
+        waiting: &Waiting,
+        ways: Vec<Way>,
+    ) -> Result<Decision, No> {
+        let are_all = ways.len() < WAYS;
+        let (mut demands, mut refusals): (Vec<Demand>, Vec<String>) = Default::default();
+        let mut exceeded: Option<Exceeded> = None;
+        for Way { demand, asked } in ways {
+            self.learning.teach(model, &demand);
+            match model.cluster.plan(&demand) {
+                Ok(placed) => {
+                    let decision = Decision { demand, placed, asked };
+                    let namespace = waiting.pod.namespace().unwrap_or_default();
+                    match model.quotas.exceeded(&namespace, &decision.shares(waiting)) {
+                        None => return Ok(decision),
+                        Some(more) => drop(exceeded.get_or_insert(more)),
+                    }
+                }
+                Err(refusal) => {
+                    refusals.push(match alternatives(&demand) {
+                        Some(names) => format!("as {names}: {refusal}"),
+                        None => refusal.to_string(),
+                    });
+                    demands.push(demand);
                 }
             }
-        };
-        let decision = Decision { demand, placed, asked };
-        match model.quotas.exceeded(&pod.namespace().unwrap_or_default(), &decision.shares(waiting)) {
-            Some(exceeded) => Err(No::QuotaExceeded(exceeded.to_string())),
-            None => Ok(decision),
         }
+        if let Some(exceeded) = exceeded {
+            return Err(No::QuotaExceeded(exceeded.to_string()));
+        }
+        let more = refusals.len().saturating_sub(TOLD);
+        refusals.truncate(TOLD);
+        refusals.extend((more > 0).then(|| format!("and {more} more ways that do not fit")));
+        refusals.extend((!are_all).then(|| format!("no more than {WAYS} ways are tried")));
+        Err(No::NotPlaced(demands, refusals.join("; ")))
     }
 
     /// Says why a pod is not placed. Unless a place is kept for it, it lets go of what it has.
@@ -152,81 +188,27 @@ impl Planner {
         waiting: &Waiting,
         ours: &HashSet<String>,
         now: Instant,
-    ) -> Result<Option<(Demand, Placed, Vec<Asked>)>, No> {
+    ) -> Result<Option<Decision>, No> {
         let uid = |claim: &ResourceClaim| claim.uid().unwrap_or_default();
         let held: Vec<&Named> = waiting.claims.iter().filter(|(_, c)| model::is_allocated(c)).collect();
         if held.is_empty() {
             return Ok(None);
         }
-        let (demand, asked) = match self.demand(model, waiting, &waiting.claims, ours, now) {
+        held.iter().for_each(|(_, claim)| model.cluster.drop_claim(&uid(claim)));
+        let ways = self.ways(model, waiting, &waiting.claims, ours, now);
+        let whole = ways.and_then(|ways| self.first_that_fits(model, waiting, ways));
+        held.iter().for_each(|(_, claim)| model.cluster.hold_claim(&uid(claim), model::shares(claim)));
+        let Decision { demand, placed, asked } = match whole {
             Err(No::NotYet) => return Err(No::NotYet),
             Err(_) => return Ok(None),
             Ok(whole) => whole,
         };
-        self.learning.teach(model, &demand);
-        held.iter().for_each(|(_, claim)| model.cluster.drop_claim(&uid(claim)));
-        let placed = model.cluster.plan(&demand);
-        held.iter().for_each(|(_, claim)| model.cluster.hold_claim(&uid(claim), model::shares(claim)));
-        let Ok(placed) = placed else { return Ok(None) };
         let agrees = |(_, claim): &&Named| {
             let planned = placed.shares.iter().filter(|s| s.claim == uid(claim)).map(|s| &s.gpu);
             planned.eq(model::own_results(claim).iter().map(|r| &r.device))
         };
         let open = waiting.claims.iter().zip(asked).filter(|((_, c), _)| !model::is_allocated(c));
         let asked = open.map(|(_, asked)| asked).collect();
-        Ok(held.iter().all(agrees).then_some((demand, placed, asked)))
-    }
-
-    /// What a claim of ours asks for.
-    pub(super) fn read(&self, claim: &ResourceClaim, ours: &HashSet<String>) -> Result<Asked, Unread> {
-        let known = Known {
-            classes: &|name| self.stores.classes.get(&ObjectRef::new(name)),
-            is_ours: &|name| ours.contains(name),
-            selectors: &self.selectors,
-            shapes: &self.shapes,
-            defaults: self.defaults,
-        };
-        request::read(claim, &known)
-    }
-
-    /// What claims of a pod ask of the engine, and of each claim what its allocation needs.
-    fn demand(
-        &self,
-        model: &Model,
-        waiting: &Waiting,
-        claims: &[Named],
-        ours: &HashSet<String>,
-        now: Instant,
-    ) -> Result<(Demand, Vec<Asked>), No> {
-        let pod = &waiting.pod;
-        let (mut requests, mut all, mut policies): (Vec<Request>, Vec<Asked>, Vec<Policy>) =
-            Default::default();
-        for (name, claim) in claims {
-            let mut asked = self.read(claim, ours).map_err(|unread| match unread {
-                Unread::New => No::NotYet,
-                Unread::Invalid(invalid) => No::Invalid(claim.clone(), invalid),
-            })?;
-            for request in &mut asked.requests {
-                request.containers = pod::users(pod, name, &request.name);
-            }
-            policies.extend(&asked.node_policies);
-            requests.extend(asked.requests.iter().cloned());
-            all.push(asked);
-        }
-        let policy = request::node_policy(&policies, self.defaults.node);
-        let node_policy = policy.map_err(|invalid| No::Invalid(claims[0].1.clone(), invalid))?;
-        let volumes = model::volume_affinity(&self.stores, pod);
-        let bound = pod::bound_to(pod);
-        // A bound pod goes nowhere else, whatever the node has become.
-        let mut excluded = if bound.is_some() { Default::default() } else { model.excluded(pod, &volumes) };
-        let nominated = pod::nominated(pod);
-        let penalties = self.upkeep.avoided(&pod.uid().unwrap_or_default(), now);
-        // The node others are preempted on for this pod is the one to go to, whatever was before.
-        for node in penalties.into_iter().filter(|n| bound.is_none() && nominated != Some(n.as_str())) {
-            excluded.nodes.entry(node).or_insert(NodeExclusion("RejectedByScheduler".to_owned()));
-        }
-        let only_node = bound.or(waiting.node.as_deref()).or(nominated).map(str::to_owned);
-        let room = if bound.is_some() { Default::default() } else { pod::room(pod) };
-        Ok((Demand { room, requests, node_policy, only_node, excluded }, all))
+        Ok(held.iter().all(agrees).then_some(Decision { demand, placed, asked }))
     }
 }

@@ -21,7 +21,7 @@ impl Planner {
     /// On what a snapshot holds. The client is never used. Must be made inside a tokio runtime.
     pub fn over(snapshot: Snapshot, client: Client) -> Self {
         let defaults = snapshot.defaults;
-        let stores = Stores::of(snapshot);
+        let stores = Stores::of(snapshot, client.clone());
         let metrics = Arc::new(Metrics::default());
         let planner = Self::new(client, stores, defaults.placement(), Allocator::Controller, metrics);
         Self { hami_quotas: defaults.hami_quotas, ..planner }
@@ -85,10 +85,9 @@ impl Planner {
                 nodes: self.nodes(model, std::slice::from_ref(&decision.demand)),
                 ..say(pod, Outcome::Fits, decision.note())
             },
-            Err(No::NotPlaced(demand, why)) => Explanation {
-                nodes: self.nodes(model, std::slice::from_ref(demand)),
-                ..say(pod, Outcome::NotPlaced, why.clone())
-            },
+            Err(No::NotPlaced(demands, why)) => {
+                Explanation { nodes: self.nodes(model, demands), ..say(pod, Outcome::NotPlaced, why.clone()) }
+            }
             Err(No::QuotaExceeded(why)) => say(pod, Outcome::QuotaExceeded, why.clone()),
             Err(No::Invalid(claim, invalid)) => {
                 say(pod, Outcome::Invalid, format!("ResourceClaim {}: {}", claim.name_any(), invalid.note))

@@ -56,11 +56,17 @@ impl Planner {
         if self.learning.counted.contains(&uid) {
             return;
         }
-        let asked = claims.iter().filter_map(|claim| self.read(claim, ours).ok());
-        let requests = asked.flat_map(|asked| asked.requests).collect();
-        let excluded = Default::default();
-        let node_policy = Policy::Binpack;
-        let demand = Demand { room: pod::room(pod), requests, node_policy, only_node: None, excluded };
+        let ways = claims.iter().filter_map(|claim| self.read(claim, ours, &|_| true).ok());
+        // What it likes best stands for it, as it does for a pod that is not placed yet.
+        let first = ways.filter_map(|ways| ways.into_iter().next());
+        let demand = Demand {
+            room: pod::room(pod),
+            requests: first.flat_map(|asked| asked.requests).collect(),
+            constraints: Vec::new(),
+            node_policy: Policy::Binpack,
+            only_node: None,
+            excluded: Default::default(),
+        };
         self.learning.count(&uid, &demand);
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use tokio::time::Instant;
-use vgpu_allocator::Demand;
+use vgpu_allocator::{Demand, Share};
 
 use super::{Planner, Waiting, given};
 use crate::events::{Saying, reference};
@@ -47,12 +47,13 @@ impl Preempting {
 }
 
 impl Planner {
-    /// Sees to it that a refused pod gets a place, if there are pods to go for it. True if a place is kept for it.
+    /// Sees to it that a refused pod gets a place in the first of its ways for which there are pods to go. True if a place is
+    /// kept for it.
     pub(super) fn preempt(
         &mut self,
         model: &mut Model,
         waiting: &Waiting,
-        demand: &Demand,
+        demands: &[Demand],
         now: Instant,
     ) -> bool {
         let pod = &waiting.pod;
@@ -62,10 +63,8 @@ impl Planner {
             return false;
         }
         let tenants = model.tenants.take().unwrap_or_else(|| preemption::tenants(model));
-        let mut demand = demand.clone();
-        if let Some((node, _)) = self.preempting.nodes.get(&uid).filter(|(_, until)| *until > now) {
-            demand.only_node.get_or_insert_with(|| node.clone());
-        }
+        let stays = self.preempting.nodes.get(&uid).filter(|(_, until)| *until > now);
+        let stays = stays.map(|(node, _)| node.clone());
         let budgets: Vec<Budget> =
             self.stores.budgets.state().iter().filter_map(|b| Budget::read(b)).collect();
         let may_go = |victim: &Pod| {
@@ -74,18 +73,21 @@ impl Planner {
                 && !self.writing.contains(&victim_uid)
                 && !victim.annotations().contains_key(MIRROR)
         };
-        let priority = preemption::priority(pod);
-        let found = preemption::find(&mut model.cluster, &demand, &tenants, priority, &budgets, &may_go);
+        let (priority, namespace) = (preemption::priority(pod), pod.namespace().unwrap_or_default());
+        let found = demands.iter().find_map(|demand| {
+            let only_node = demand.only_node.clone().or_else(|| stays.clone());
+            let demand = Demand { only_node, ..demand.clone() };
+            let found = preemption::find(&mut model.cluster, &demand, &tenants, priority, &budgets, &may_go)?;
+            let shares = waiting.open.iter().flat_map(|(_, claim)| given(&found.placed, claim));
+            let shares: Vec<Share> = shares.collect();
+            // Nobody goes for what the namespace may not have.
+            model.quotas.exceeded(&namespace, &shares).is_none().then_some((found, shares))
+        });
         model.tenants = Some(tenants);
-        let Some(found) = found else {
+        let Some((found, shares)) = found else {
             self.preempting.pause(&uid, now);
             return false;
         };
-        let more: Vec<_> = waiting.open.iter().flat_map(|(_, claim)| given(&found.placed, claim)).collect();
-        if model.quotas.exceeded(&pod.namespace().unwrap_or_default(), &more).is_some() {
-            self.preempting.pause(&uid, now);
-            return false;
-        }
         self.preempting.pauses.remove(&uid);
         let stay = self
             .preempting
@@ -96,7 +98,7 @@ impl Planner {
             *stay = (found.placed.node.clone(), now + STAY);
         }
         // Those behind it in the line must not take what others leave for it.
-        model.keep_place(&uid, &found.placed.node, more, demand.room);
+        model.keep_place(&uid, &found.placed.node, shares, pod::room(pod));
         self.send_away(pod, found, now);
         true
     }

@@ -1,11 +1,13 @@
 use std::sync::Arc;
 
 use serde_json::json;
+use vgpu_api::MIB;
 
 use super::*;
 
 const FIELD: &str = "spec.devices.requests[gpu]";
 
+/// The way a claim likes best.
 fn read_claim(request: Value, config: Value) -> Result<Asked, Invalid> {
     read_with_class(request, config, json!([]))
 }
@@ -13,11 +15,14 @@ fn read_claim(request: Value, config: Value) -> Result<Asked, Invalid> {
 fn read_with_class(request: Value, config: Value, class_config: Value) -> Result<Asked, Invalid> {
     let mut exactly = json!({"deviceClassName": "gpu.vgpu-dra.io"});
     exactly.as_object_mut().unwrap().extend(request.as_object().unwrap().clone());
-    let claim: ResourceClaim = serde_json::from_value(json!({
-        "metadata": {"name": "c", "uid": "u"},
-        "spec": {"devices": {"requests": [{"name": "gpu", "exactly": exactly}], "config": config}},
-    }))
-    .unwrap();
+    let devices = json!({"requests": [{"name": "gpu", "exactly": exactly}], "config": config});
+    read_devices(devices, class_config).map(|ways| ways.into_iter().next().unwrap())
+}
+
+/// Every way of a claim.
+fn read_devices(devices: Value, class_config: Value) -> Result<Vec<Asked>, Invalid> {
+    let claim = json!({"metadata": {"name": "c", "uid": "u"}, "spec": {"devices": devices}});
+    let claim: ResourceClaim = serde_json::from_value(claim).unwrap();
     let class: DeviceClass = serde_json::from_value(json!({
         "metadata": {"name": "gpu.vgpu-dra.io"},
         "spec": {"config": class_config},
@@ -30,6 +35,8 @@ fn read_with_class(request: Value, config: Value, class_config: Value) -> Result
         is_ours: &|name| name.ends_with("gpu.vgpu-dra.io"),
         selectors: &selectors,
         shapes: &shapes,
+        attribute: &|_| Arc::default(),
+        fits: &|request| request.count < 9,
         defaults: Placement { node: Some(Policy::Binpack), gpu: Some(Policy::Binpack) },
     };
     read(&claim, &known).map_err(|unread| match unread {
@@ -126,10 +133,102 @@ fn a_misspelt_policy_is_named_with_its_place() {
 }
 
 #[test]
-fn what_this_version_cannot_do_is_said_and_not_ignored() {
-    for request in [json!({"allocationMode": "All"}), json!({"adminAccess": true})] {
-        assert_eq!(read_claim(request, json!([])).unwrap_err().reason, "NotSupported");
-    }
+fn all_and_admin_access_are_read() {
+    let all = read_claim(json!({"allocationMode": "All"}), json!([])).unwrap();
+    assert!(all.requests[0].all && all.requests[0].count == 1);
+    let admin = read_claim(json!({"adminAccess": true}), json!([])).unwrap();
+    assert_eq!(admin.requests[0].memory, MemoryAsk::Nothing);
+    let both = json!({"adminAccess": true, "capacity": {"requests": {"memory": "1Gi"}}});
+    assert_eq!(read_claim(both, json!([])).unwrap_err().reason, "InvalidAmount");
+    assert_eq!(read_claim(json!({"allocationMode": "Some"}), json!([])).unwrap_err().reason, "NotSupported");
+}
+
+#[test]
+fn alternatives_are_ways_in_their_order_each_with_its_own_configuration() {
+    let sub =
+        |name: &str, count: u32| json!({"name": name, "deviceClassName": "gpu.vgpu-dra.io", "count": count});
+    let list = |name: &str, subs: Value| json!({"name": name, "firstAvailable": subs});
+    let config = json!([
+        {"requests": ["gpu/many"], "opaque": share_config(json!({"node": "Spread"}))[0]["opaque"]},
+    ]);
+    let requests = json!([
+        list("gpu", json!([sub("one", 1), sub("many", 4)])),
+        list("aux", json!([sub("a", 1), sub("b", 2)]))
+    ]);
+    let ways = read_devices(json!({"requests": requests, "config": config}), json!([])).unwrap();
+    let names =
+        |way: &Asked| way.requests.iter().map(|r| format!("{} x{}", r.name, r.count)).collect::<Vec<_>>();
+    let found: Vec<_> = ways.iter().map(names).collect();
+    assert_eq!(
+        found,
+        [
+            ["gpu/one x1", "aux/a x1"],
+            ["gpu/one x1", "aux/b x2"],
+            ["gpu/many x4", "aux/a x1"],
+            ["gpu/many x4", "aux/b x2"],
+        ]
+    );
+    let policies: Vec<usize> = ways.iter().map(|w| w.node_policies.len()).collect();
+    assert_eq!(policies, [0, 0, 1, 1]);
+}
+
+#[test]
+fn more_ways_than_are_tried_do_not_grow_without_bound() {
+    let subs: Vec<Value> =
+        (0..8).map(|n| json!({"name": format!("s{n}"), "deviceClassName": "gpu.vgpu-dra.io"})).collect();
+    let requests: Vec<Value> =
+        (0..32).map(|n| json!({"name": format!("r{n}"), "firstAvailable": subs})).collect();
+    let ways = read_devices(json!({"requests": requests}), json!([])).unwrap();
+    assert_eq!(ways.len(), WAYS);
+    assert_eq!(ways[0].requests.len(), 32);
+}
+
+#[test]
+fn of_more_ways_than_are_tried_those_that_lead_nowhere_are_left_out() {
+    // Nine GPUs are nowhere.
+    let sub =
+        |name: &str, count: u32| json!({"name": name, "deviceClassName": "gpu.vgpu-dra.io", "count": count});
+    let request = |n: u32| {
+        let subs: Vec<Value> = (0..8).map(|s| sub(&format!("s{s}"), if s == 5 { 1 } else { 9 })).collect();
+        json!({"name": format!("r{n}"), "firstAvailable": subs})
+    };
+    let names = |count: u32| -> Vec<String> {
+        let requests: Vec<Value> = (0..count).map(request).collect();
+        let ways = read_devices(json!({"requests": requests}), json!([])).unwrap();
+        ways.iter().map(|w| w.requests[0].name.clone()).collect()
+    };
+    assert_eq!(names(3), ["r0/s5"]);
+    assert_eq!(names(2).len(), 64, "few enough to try all");
+}
+
+#[test]
+fn configuration_is_for_the_alternatives_it_names_or_all_of_a_request() {
+    let sub = |name: &str| json!({"name": name, "deviceClassName": "gpu.vgpu-dra.io"});
+    let requests = json!([{"name": "gpu", "firstAvailable": [sub("a"), sub("b")]}]);
+    let entry = |requests: Value| {
+        let opaque = json!({"driver": "other.example.com", "parameters": {}});
+        json!({"requests": requests, "opaque": opaque})
+    };
+    let config = json!([entry(json!(["gpu/b"])), entry(json!(["gpu"])), entry(json!([]))]);
+    let ways = read_devices(json!({"requests": requests, "config": config}), json!([])).unwrap();
+    let named = |way: &Asked| way.config.iter().map(|c| c["requests"].clone()).collect::<Vec<_>>();
+    assert_eq!(named(&ways[0]), [json!(["gpu"]), Value::Null]);
+    assert_eq!(named(&ways[1]), [json!(["gpu/b"]), json!(["gpu"]), Value::Null]);
+}
+
+#[test]
+fn a_constraint_is_about_the_requests_it_names_or_all() {
+    let requests = json!([
+        {"name": "a", "exactly": {"deviceClassName": "gpu.vgpu-dra.io"}},
+        {"name": "b", "firstAvailable": [{"name": "x", "deviceClassName": "gpu.vgpu-dra.io"}]},
+    ]);
+    let constraints = json!([
+        {"matchAttribute": "resource.kubernetes.io/numaNode"},
+        {"requests": ["b"], "distinctAttribute": "gpu.vgpu-dra.io/uuid"},
+    ]);
+    let ways = read_devices(json!({"requests": requests, "constraints": constraints}), json!([])).unwrap();
+    let found: Vec<_> = ways[0].constraints.iter().map(|c| (c.rule, c.requests.clone())).collect();
+    assert_eq!(found, [(Rule::Match, [0, 1].into()), (Rule::Distinct, [1].into())]);
 }
 
 #[test]

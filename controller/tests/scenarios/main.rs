@@ -3,6 +3,7 @@
 mod harness;
 
 mod allocation;
+mod claims;
 mod explanations;
 mod failures;
 mod gangs;
@@ -18,3 +19,4 @@ mod replanning;
 mod scheduler_mode;
 mod simulation;
 mod slices;
+mod taints;

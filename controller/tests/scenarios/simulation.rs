@@ -6,12 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::{Node, Pod, PodResourceClaim};
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::ResourceExt;
 use serde_json::json;
+use vgpu_api::names::DRIVER;
+use vgpu_api::{Gpu, GpuNode};
 use vgpu_controller::model;
-use vgpu_fake_api::objects::{pod, template};
+use vgpu_fake_api::objects::{Object, pod, template};
 use vgpu_fake_api::{Call, Connection, Delivery, Fault, Random};
 
 use crate::harness::{Cluster, Controller, sleep};
@@ -19,8 +21,48 @@ use crate::harness::{Cluster, Controller, sleep};
 const SEEDS: u64 = 50;
 const STEPS: u64 = 40;
 const GPU: u64 = 15_104 << 20;
-/// Templates by name, with what each asks for in MiB.
-const SIZES: [(&str, u64); 4] = [("tiny", 1000), ("third", 5000), ("half", 7500), ("most", 12_000)];
+/// Templates by name, with the least that each asks for of a GPU in MiB, and of how many GPUs of a node.
+const SIZES: [(&str, u64, usize); 8] = [
+    ("tiny", 1000, 1),
+    ("third", 5000, 1),
+    ("half", 7500, 1),
+    ("most", 12_000, 1),
+    ("either", 3000, 1),
+    ("pair", 4000, 2),
+    ("all", 2000, ALL),
+    ("look", 0, ALL),
+];
+const ALL: usize = usize::MAX;
+/// What `either` likes best, in MiB.
+const LARGE: u64 = 14_000;
+
+/// The template of this name.
+fn sized(name: &str, mib: u64) -> Object {
+    const DEVICES: &str = "/spec/spec/devices";
+    let exactly = |field: &str| format!("{DEVICES}/requests/0/exactly/{field}");
+    let memory = format!("{mib}Mi");
+    match name {
+        "either" => {
+            let alternative = |name: &str, count: u32, mib: u64| {
+                json!({"name": name, "deviceClassName": DRIVER, "count": count,
+                    "capacity": {"requests": {"memory": format!("{mib}Mi")}}})
+            };
+            let list =
+                [alternative("large", 1, LARGE), alternative("two", 2, 6000), alternative("small", 1, mib)];
+            template(name, "")
+                .set(&format!("{DEVICES}/requests"), json!([{"name": "gpu", "firstAvailable": list}]))
+        }
+        "pair" => {
+            let alike = json!([{"matchAttribute": "gpu.vgpu-dra.io/productName"}]);
+            template(name, &memory).set(&exactly("count"), 2).set(&format!("{DEVICES}/constraints"), alike)
+        }
+        "all" => template(name, &memory).set(&exactly("allocationMode"), "All"),
+        "look" => {
+            template(name, "").set(&exactly("allocationMode"), "All").set(&exactly("adminAccess"), true)
+        }
+        _ => template(name, &memory),
+    }
+}
 
 /// What of a GPU is promised, by node and device, in bytes.
 fn promised(cluster: &Cluster) -> BTreeMap<(String, String), u64> {
@@ -36,6 +78,11 @@ fn promised(cluster: &Cluster) -> BTreeMap<(String, String), u64> {
 fn check(cluster: &Cluster, seed: u64, step: u64) {
     for (gpu, bytes) in promised(cluster) {
         assert!(bytes <= GPU, "seed {seed}, step {step}: {gpu:?} is promised {} MiB", bytes >> 20);
+    }
+    for claim in cluster.api.all::<ResourceClaim>() {
+        let results = model::own_results(&claim);
+        let gpus: BTreeSet<&str> = results.iter().map(|r| r.device.as_str()).collect();
+        assert_eq!(gpus.len(), results.len(), "seed {seed}, step {step}: one request has a GPU twice");
     }
 }
 
@@ -69,7 +116,8 @@ async fn step(cluster: &Cluster, controllers: &mut Vec<Controller>, random: &mut
     };
     match random.below(20) {
         0..8 => {
-            let size = |random: &mut Random| SIZES[usize::try_from(random.below(4)).unwrap_or(0)].0;
+            let size =
+                |random: &mut Random| SIZES[usize::try_from(random.below(SIZES.len() as u64)).unwrap_or(0)].0;
             let claims: Vec<&str> = (0..1 + random.below(2)).map(|_| size(random)).collect();
             let priority = random.below(3);
             *made += 1;
@@ -130,52 +178,59 @@ async fn step(cluster: &Cluster, controllers: &mut Vec<Controller>, random: &mut
 /// Names of pods that wait though there is room for them.
 fn forgotten(cluster: &Cluster) -> Vec<String> {
     let used = promised(cluster);
-    let gpus: BTreeSet<(String, String)> = cluster
-        .api
-        .all::<vgpu_api::GpuNode>()
-        .iter()
-        .flat_map(|n| {
-            let gpus = n.status.clone().unwrap_or_default().gpus;
-            let node = n.name_any();
-            gpus.into_iter()
-                .map(move |g| (node.clone(), vgpu_api::names::device(&g.uuid)))
-                .collect::<Vec<_>>()
-        })
-        .collect();
-    let free = |gpu: &(String, String)| GPU - used.get(gpu).copied().unwrap_or(0);
+    let free = |node: &GpuNode| -> Vec<u64> {
+        let gpus = node.status.clone().unwrap_or_default().gpus;
+        let key = |g: &Gpu| (node.name_any(), vgpu_api::names::device(&g.uuid));
+        gpus.iter().map(|g| GPU - used.get(&key(g)).copied().unwrap_or(0)).collect()
+    };
+    let nodes: Vec<Vec<u64>> = cluster.api.all::<GpuNode>().iter().map(free).collect();
     let pods = cluster.api.all::<Pod>();
-    let asks = |p: &Pod| -> u64 {
-        let asks = |c: &k8s_openapi::api::core::v1::PodResourceClaim| {
+    // Bytes and GPUs of each claim; alternatives count as so much, or as the least.
+    let asks = |p: &Pod, either: u64| -> Vec<(u64, usize)> {
+        let asks = |c: &PodResourceClaim| {
             let template = c.resource_claim_template_name.as_deref().unwrap_or_default();
-            SIZES.iter().find(|s| s.0 == template).map_or(0, |s| s.1) << 20
+            let least = if template == "either" { either } else { 0 };
+            SIZES.iter().find(|s| s.0 == template).map_or((0, 1), |s| (s.1.max(least) << 20, s.2))
         };
-        p.spec.iter().flat_map(|s| s.resource_claims.iter().flatten()).map(asks).sum()
+        p.spec.iter().flat_map(|s| s.resource_claims.iter().flatten()).map(asks).collect()
     };
     let is_bound = |p: &Pod| vgpu_controller::pod::bound_to(p).is_some();
     let gang = |p: &Pod| vgpu_controller::pod::gang(p).and_then(Result::ok).map(|g| g.name);
     let waits = |p: &Pod| {
-        // All claims on one GPU: where that fits it can be placed for certain.
-        let asks = match gang(p) {
-            None => asks(p),
+        // All claims on the same GPUs: where that fits it can be placed for certain. Pods of a gang choose one after the other,
+        // and the first may take an alternative that leaves too little for the next.
+        let asks: Vec<(u64, usize)> = match gang(p) {
+            None => asks(p, 0),
             Some(name) => {
                 let members: Vec<&Pod> = pods.iter().filter(|o| gang(o).as_ref() == Some(&name)).collect();
                 if members.len() < 2 {
                     return false;
                 }
-                members.into_iter().filter(|p| !is_bound(p)).map(asks).sum()
+                members.into_iter().filter(|p| !is_bound(p)).flat_map(|p| asks(p, LARGE)).collect()
             }
         };
-        !is_bound(p) && gpus.iter().any(|g| free(g) >= asks)
+        let bytes: u64 = asks.iter().map(|ask| ask.0).sum();
+        let fits = |node: &Vec<u64>| {
+            let enough = node.iter().filter(|free| **free >= bytes).count();
+            let wanted = asks.iter().map(|ask| if ask.1 == ALL { node.len() } else { ask.1 });
+            enough >= wanted.max().unwrap_or(0).max(1)
+        };
+        !is_bound(p) && nodes.iter().any(fits)
     };
-    pods.iter().filter(|p| waits(p)).map(ResourceExt::name_any).collect()
+    let told = |p: &Pod| {
+        let claims = p.spec.iter().flat_map(|s| s.resource_claims.iter().flatten());
+        let templates: Vec<&str> = claims.filter_map(|c| c.resource_claim_template_name.as_deref()).collect();
+        format!("{} ({})", p.name_any(), templates.join(", "))
+    };
+    pods.iter().filter(|p| waits(p)).map(told).collect()
 }
 
 /// One history; what was written in it, in order.
 async fn history(seed: u64) -> Vec<String> {
     let mut random = Random::new(seed);
     let cluster = Cluster::with(&[("node-a", 1), ("node-b", 2)]);
-    for (name, mib) in SIZES {
-        cluster.api.create(template(name, &format!("{mib}Mi")));
+    for (name, mib, _) in SIZES {
+        cluster.api.create(sized(name, mib));
     }
     let mut controllers = vec![Controller::start(&cluster.api, "c1"), Controller::start(&cluster.api, "c2")];
     for controller in &controllers {
@@ -256,6 +311,15 @@ fn no_history_promises_more_than_there_is_or_forgets_a_pod() {
 #[test]
 fn a_seed_gives_the_same_history_every_time() {
     for seed in [1, 2, 3] {
-        assert_eq!(simulate(seed), simulate(seed), "seed {seed}");
+        let (one, other) = (simulate(seed), simulate(seed));
+        let differs = one.iter().zip(&other).position(|(a, b)| a != b);
+        let at = differs.unwrap_or(one.len().min(other.len()));
+        assert_eq!(
+            one.get(at),
+            other.get(at),
+            "seed {seed}: write {at} of {} and {}",
+            one.len(),
+            other.len()
+        );
     }
 }

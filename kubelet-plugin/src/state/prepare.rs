@@ -62,6 +62,9 @@ impl State {
         let mut asked: BTreeMap<&str, (u64, u32)> = BTreeMap::new();
         for want in wanted {
             let gpu = find(want, discovery, &self.node)?;
+            if want.looks_only() {
+                continue;
+            }
             check_usable(gpu, want, &self.node)?;
             let (memory, cores) = asked.entry(&gpu.uuid).or_default();
             fits(checkpoint, gpu, want, (*memory, *cores))?;
@@ -81,7 +84,8 @@ impl State {
         let mut shares = Vec::new();
         for want in wanted {
             let gpu = find(want, discovery, node)?;
-            let exclusive = want.memory >= capacity(gpu) && matches!(want.cores, 0 | 100);
+            let whole = want.memory >= capacity(gpu) && matches!(want.cores, 0 | 100);
+            let exclusive = whole || want.looks_only();
             let mut cdi_ids = vec![cdi::gpu_id(&gpu.uuid)];
             if !exclusive {
                 cdi_ids.push(cdi::share_id(&claim.uid, &want.share_id));
@@ -192,7 +196,7 @@ fn capacity(gpu: &Gpu) -> u64 {
 fn fits(checkpoint: &Checkpoint, gpu: &Gpu, want: &WantedShare, own: (u64, u32)) -> Result<(), PrepareError> {
     let (mut memory, mut cores) = own;
     let mut holders: BTreeSet<String> = BTreeSet::new();
-    for (_, claim, share) in checkpoint.shares_on(&gpu.uuid, "") {
+    for (_, claim, share) in checkpoint.shares_on(&gpu.uuid, "").filter(|(.., s)| !s.looks_only()) {
         memory = memory.saturating_add(share.memory);
         cores = cores.saturating_add(share.cores);
         holders.insert(format!("{}/{}", claim.namespace, claim.name));

@@ -68,6 +68,30 @@ pub(crate) async fn each_claim_of_a_call_gets_its_own_answer(node: &Node) -> any
     Ok(())
 }
 
+pub(crate) async fn an_admin_looks_at_a_gpu_that_others_fill(node: &Node) -> anyhow::Result<()> {
+    let (plugin, kubelet) = node.running("pod-1").await?;
+    kubelet.devices(&node.claim("whole", 0, WHOLE, 0)).await?;
+    let look = |gpu: usize| {
+        let mut result = node.result(NAME, gpu, 1, 0);
+        result["adminAccess"] = true.into();
+        for field in ["shareID", "consumedCapacity"] {
+            result.as_object_mut().map(|r| r.remove(field));
+        }
+        result
+    };
+    let claim = node.allocated("look", &[look(0), look(1)]);
+    let devices = kubelet.devices(&claim).await?;
+    let ids: Vec<&[String]> = devices.iter().map(|d| d.cdi_device_ids.as_slice()).collect();
+    let gpu = |n: usize| [format!("vgpu-dra.io/gpu={}", node.uuid(n))];
+    ensure!(ids == [gpu(0), gpu(1)], "{ids:?}");
+    ensure!(devices.iter().all(|d| d.share_id.is_none()), "{devices:?}");
+    // It takes nothing from those who come later, and nothing of it is on the node.
+    kubelet.devices(&node.claim("later", 1, WHOLE, 0)).await?;
+    ensure!(node.files().is_empty() && node.mounts().is_empty(), "{:?}", node.files());
+    ensure!(plugin.metric("vgpu_share_memory_limit_bytes").await?.len() == 2);
+    kubelet.done(&claim).await
+}
+
 pub(crate) async fn a_share_has_its_files_on_a_tmpfs_of_its_own(node: &Node) -> anyhow::Result<()> {
     let (_plugin, kubelet) = node.running("pod-1").await?;
     let claim = node.claim("c", 0, 3000, 30);

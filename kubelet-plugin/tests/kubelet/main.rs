@@ -43,6 +43,7 @@ const TESTS: &[(&str, Test)] = &tests![
     registration::slices_are_asked_for_when_they_are_missing_and_not_before,
     registration::two_instances_stand_side_by_side,
     claims::each_claim_of_a_call_gets_its_own_answer,
+    claims::an_admin_looks_at_a_gpu_that_others_fill,
     claims::a_share_has_its_files_on_a_tmpfs_of_its_own,
     claims::many_claims_at_once_are_all_prepared,
     lifecycle::a_killed_plugin_goes_on_where_it_was,
