@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard};
 use vgpu_core::pointers::Parts;
 
 use crate::state::{Device, forget_current, state};
-use crate::{Code, SUCCESS, check, launch, memory, real};
+use crate::{Code, SUCCESS, check, credit, launch, memory, real};
 
 /// Contexts of one GPU in this process.
 #[derive(Debug, Default)]
@@ -57,6 +57,8 @@ impl Device {
 /// # Errors
 /// `CUDA_ERROR_OUT_OF_MEMORY`, else the driver's.
 pub(crate) fn create(ordinal: i32, call: impl FnOnce() -> Result<usize, Code>) -> Result<usize, Code> {
+    // It becomes the thread's current one.
+    credit::put_aside();
     // Before cuInit and for a wrong ordinal the driver says what is wrong.
     let Ok(device) = state().device(ordinal) else { return call() };
     let wanted = device.overhead();

@@ -1,7 +1,8 @@
 //! Allocations: charged before the driver is called, given back if it refuses, on free, and with their context.
 
-use vgpu_core::pointers::{Allocation, Parts, Pointers};
+use vgpu_core::pointers::{Allocation, Parts};
 
+use crate::pointers::Known;
 use crate::state::{Device, state};
 use crate::{Code, OUT_OF_MEMORY, check, graph, pool};
 
@@ -131,7 +132,7 @@ pub(crate) fn on_device<T>(
 /// # Errors
 /// As [`on_device`]; without a current context the driver's own.
 pub(crate) fn alloc(
-    kind: impl Fn() -> &'static Pointers,
+    kind: impl Fn() -> &'static Known,
     bytes: Option<u64>,
     call: impl FnOnce(Option<&mut Charge<'_>>) -> Result<u64, Code>,
 ) -> Result<(), Code> {
@@ -144,12 +145,12 @@ pub(crate) fn alloc(
 }
 
 /// Linear memory.
-pub(crate) fn pointers() -> &'static Pointers {
+pub(crate) fn pointers() -> &'static Known {
     &state().pointers
 }
 
 /// Arrays and mipmapped arrays.
-pub(crate) fn arrays() -> &'static Pointers {
+pub(crate) fn arrays() -> &'static Known {
     &state().arrays
 }
 
@@ -157,7 +158,7 @@ pub(crate) fn arrays() -> &'static Pointers {
 ///
 /// # Errors
 /// The driver's.
-pub(crate) fn free(kind: &Pointers, address: u64, call: impl FnOnce() -> Code) -> Result<(), Code> {
+pub(crate) fn free(kind: &Known, address: u64, call: impl FnOnce() -> Code) -> Result<(), Code> {
     // Forgotten first: as soon as the driver has freed it, another thread may be given the same address.
     let known = kind.remove(address);
     let freed = check(call());

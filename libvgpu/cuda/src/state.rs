@@ -8,13 +8,14 @@ use std::path::Path;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock};
 
-use vgpu_core::pointers::Pointers;
 use vgpu_share::{ROOT, Share, folders};
 
+use crate::capture::Captures;
 use crate::context::Overhead;
 use crate::metering::Metering;
+use crate::pointers::Known;
 use crate::poller::Poller;
-use crate::{Code, OPERATING_SYSTEM, check, graph, pool, real, virtual_memory};
+use crate::{Code, OPERATING_SYSTEM, capture, check, credit, graph, pool, real, virtual_memory};
 
 /// Most GPUs of a container.
 const DEVICES: usize = 64;
@@ -32,11 +33,12 @@ pub(crate) struct State {
     devices: [OnceLock<Result<Device, Code>>; DEVICES],
     /// Primary contexts seen, by device.
     pub(crate) primaries: Mutex<Vec<(i32, usize)>>,
-    pub(crate) pointers: Pointers,
-    pub(crate) arrays: Pointers,
+    pub(crate) pointers: Known,
+    pub(crate) arrays: Known,
     pub(crate) blocks: virtual_memory::Blocks,
     pub(crate) pools: pool::Pools,
     pub(crate) graphs: graph::Shared,
+    pub(crate) captures: Captures,
     pub(crate) poller: Poller,
 }
 
@@ -58,6 +60,8 @@ static STATE: AtomicPtr<State> = AtomicPtr::new(std::ptr::null_mut());
 /// In a forked child: nothing here belongs to it. The old state is left as it is, locks and all.
 extern "C" fn forget_in_child() {
     STATE.store(std::ptr::null_mut(), Ordering::Relaxed);
+    credit::forget_all();
+    capture::forget_all();
 }
 
 /// The state of this process.
@@ -69,17 +73,18 @@ pub(crate) fn state() -> &'static State {
         return unsafe { &*known };
     }
     AT_FORK.get_or_init(|| {
-        // SAFETY: the handler only stores to an atomic. Failing (no memory) leaves a child with its parent's slots.
+        // SAFETY: the handler only stores to atomics. Failing (no memory) leaves a child with its parent's slots.
         unsafe { libc::pthread_atfork(None, None, Some(forget_in_child)) };
     });
     let fresh = Box::into_raw(Box::new(State {
         devices: std::array::from_fn(|_| OnceLock::new()),
         primaries: Mutex::default(),
-        pointers: Pointers::default(),
-        arrays: Pointers::default(),
+        pointers: Known::default(),
+        arrays: Known::default(),
         blocks: Mutex::default(),
         pools: Mutex::default(),
         graphs: Mutex::default(),
+        captures: Captures::default(),
         poller: Poller::default(),
     }));
     let swapped = STATE.compare_exchange(std::ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire);
@@ -135,6 +140,11 @@ impl State {
 }
 
 impl Device {
+    /// Tells devices apart; never 0.
+    pub(crate) fn id(&self) -> usize {
+        std::ptr::from_ref(self) as usize
+    }
+
     fn open(uuid: &str) -> Result<Self, Code> {
         let folders = folders(Path::new(ROOT), uuid).map_err(|_| OPERATING_SYSTEM)?;
         let mut shares = Vec::with_capacity(folders.len());
