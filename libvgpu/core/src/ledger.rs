@@ -113,7 +113,16 @@ impl Own {
     }
 
     /// Waits until no other thread changes it. Letting go is a plain store.
+    #[inline]
     fn change(&self) -> Changing<'_> {
+        if self.taken.swap(true, Ordering::Acquire) {
+            self.wait();
+        }
+        Changing(self)
+    }
+
+    #[cold]
+    fn wait(&self) {
         let mut turn = 0u32;
         while self.taken.swap(true, Ordering::Acquire) {
             match turn {
@@ -123,7 +132,6 @@ impl Own {
             }
             turn = turn.saturating_add(1);
         }
-        Changing(self)
     }
 
     fn set(&self, units: i64, sequence: u32) {
@@ -163,11 +171,13 @@ impl<'a> Ledger<'a> {
     }
 
     /// Bytes charged to all processes, dead ones that were not found yet included.
+    #[inline]
     pub fn used(&self) -> u64 {
-        u64::from(Word::of(self.region.memory.0.ledger.load(Ordering::Acquire)).units).saturating_mul(UNIT)
+        u64::from(self.word().units).saturating_mul(UNIT)
     }
 
     /// Charges so many bytes, rounded up to [`UNIT`], or nothing if that would pass the limit.
+    #[inline]
     pub fn reserve(&self, bytes: u64, limit: u64) -> bool {
         self.change(i64::try_from(units(bytes)).unwrap_or(i64::MAX), limit)
     }
@@ -189,6 +199,7 @@ impl<'a> Ledger<'a> {
     }
 
     /// Gives back what was charged.
+    #[inline]
     pub fn release(&self, bytes: u64) {
         self.change(i64::try_from(units(bytes)).unwrap_or(i64::MAX).saturating_neg(), u64::MAX);
     }
@@ -204,7 +215,7 @@ impl<'a> Ledger<'a> {
         for (index, slot) in (0u32..).zip(&self.region.slots) {
             let charged = unpack(slot.charge.load(Ordering::Acquire)).0 != 0
                 || slot.pid.load(Ordering::Relaxed) != 0
-                || Word::of(self.region.memory.0.ledger.load(Ordering::Acquire)).slot == index;
+                || self.word().slot == index;
             if index != self.slot && charged && locks.try_hold(index) {
                 Self::of(self.region, index).clear();
                 locks.release(index);
@@ -215,8 +226,9 @@ impl<'a> Ledger<'a> {
     }
 
     /// Whether anything is charged to others: only then can there be something to give back.
+    #[inline]
     pub fn others_hold(&self) -> bool {
-        i64::from(Word::of(self.region.memory.0.ledger.load(Ordering::Acquire)).units) != self.own.units()
+        i64::from(self.word().units) != self.own.units()
     }
 
     /// This process's slot.
@@ -240,9 +252,15 @@ impl<'a> Ledger<'a> {
         u64::try_from(self.own.units()).unwrap_or(0).saturating_mul(UNIT)
     }
 
+    #[inline]
+    fn word(&self) -> Word {
+        Word::of(self.region.memory.0.ledger.load(Ordering::Acquire))
+    }
+
     /// Brings the last change of the ledger into the charge of the slot that made it.
+    #[inline]
     fn help(&self) -> Word {
-        let word = Word::of(self.region.memory.0.ledger.load(Ordering::Acquire));
+        let word = self.word();
         if let Some(slot) = self.region.slots.get(word.slot as usize) {
             let charge = slot.charge.load(Ordering::Acquire);
             let (value, done) = unpack(charge);
@@ -258,6 +276,7 @@ impl<'a> Ledger<'a> {
         word
     }
 
+    #[inline]
     fn change(&self, delta: i64, limit: u64) -> bool {
         let Some(slot) = self.region.slots.get(self.slot as usize) else { return false };
         let changing = self.own.change();
@@ -265,7 +284,11 @@ impl<'a> Ledger<'a> {
         let sequence = following(own.sequence.load(Ordering::Relaxed));
         slot.intent.store(pack(delta, sequence), Ordering::Release);
         loop {
-            let word = self.help();
+            let mut word = self.word();
+            // What this slot changed last it has stored itself.
+            if word.slot != self.slot || word.sequence != own.sequence.load(Ordering::Relaxed) {
+                word = self.help();
+            }
             let Some(sum) = i64::from(word.units).checked_add(delta).and_then(|s| u32::try_from(s).ok())
             else {
                 return false;

@@ -69,7 +69,29 @@ pub struct Allocation {
 }
 
 /// Whose an allocation is: context and device.
-type Owner = (usize, i32);
+pub type Owner = (usize, i32);
+
+/// An allocation as it is found: most lie in one share and in no pool.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Whose it is, the share and bytes.
+    Usual(Owner, usize, u64),
+    /// Any other.
+    Other(Allocation),
+}
+
+impl From<Found> for Allocation {
+    fn from(found: Found) -> Self {
+        match found {
+            Found::Usual((context, device), share, bytes) => {
+                let mut parts = Parts::default();
+                parts.add(share, bytes);
+                Self { device, context, pool: 0, parts }
+            }
+            Found::Other(allocation) => allocation,
+        }
+    }
+}
 
 /// One usual allocation; of address 0 there is none.
 #[derive(Debug, Clone, Copy, Default)]
@@ -95,6 +117,7 @@ pub struct Pointers {
 }
 
 /// Addresses differ in their middle bits: one multiplication spreads them. The upper bits are the better ones.
+#[inline]
 pub fn spread(address: u64) -> u64 {
     (address >> 8).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
@@ -102,16 +125,33 @@ pub fn spread(address: u64) -> u64 {
 impl Pointers {
     /// Remembers an allocation.
     pub fn insert(&mut self, address: u64, allocation: Allocation) {
-        match self.pack(address, &allocation) {
-            Some(place) => self.put(place),
-            None => {
-                self.others.insert(address, allocation);
-            }
+        let usual = allocation.parts.only().filter(|_| allocation.pool == 0);
+        match usual {
+            Some((share, bytes)) => self.insert_usual(address, (allocation.context, allocation.device), share, bytes),
+            None => self.insert_other(address, allocation),
         }
     }
 
+    /// Remembers one that lies in one share and in no pool.
+    #[inline]
+    pub fn insert_usual(&mut self, address: u64, owner: Owner, share: usize, bytes: u64) {
+        match self.number(owner).filter(|_| address != 0 && bytes >> SHARE == 0 && share >> (OWNER - SHARE) == 0) {
+            Some(number) => {
+                let bytes = bytes | (share as u64) << SHARE | (number as u64) << OWNER;
+                self.put(Place { address, bytes });
+            }
+            None => self.insert_other(address, Found::Usual(owner, share, bytes).into()),
+        }
+    }
+
+    #[cold]
+    fn insert_other(&mut self, address: u64, allocation: Allocation) {
+        self.others.insert(address, allocation);
+    }
+
     /// Forgets it.
-    pub fn remove(&mut self, address: u64) -> Option<Allocation> {
+    #[inline]
+    pub fn remove(&mut self, address: u64) -> Option<Found> {
         match self.find(address) {
             Some(at) => {
                 let place = self.places.get(at).copied()?;
@@ -119,7 +159,7 @@ impl Pointers {
                 Some(self.unpack(place))
             }
             None if self.others.is_empty() => None,
-            None => self.others.remove(&address),
+            None => self.others.remove(&address).map(Found::Other),
         }
     }
 
@@ -130,48 +170,43 @@ impl Pointers {
             place.address != 0 && owner.is_some_and(|owner| owner.0 == context)
         };
         let its: Vec<u64> = self.places.iter().filter(|p| is_its(p)).map(|p| p.address).collect();
-        let mut removed: Vec<Allocation> = its.into_iter().filter_map(|address| self.remove(address)).collect();
+        let mut removed: Vec<Allocation> = its.into_iter().filter_map(|address| self.remove(address)).map(Allocation::from).collect();
         removed.extend(self.others.extract_if(|_, a| a.context == context).map(|(_, a)| a));
         removed
     }
 
-    /// `None`: it is unusual.
-    fn pack(&mut self, address: u64, allocation: &Allocation) -> Option<Place> {
-        let (share, bytes) = allocation.parts.only().filter(|_| allocation.pool == 0 && address != 0)?;
-        let owner = (allocation.context, allocation.device);
-        let number = match self.owners.iter().position(|known| *known == owner) {
-            Some(number) => number,
-            None if self.owners.len() < OWNERS => {
+    /// Of an owner; `None`: there are too many.
+    #[inline]
+    fn number(&mut self, owner: Owner) -> Option<usize> {
+        let known = self.owners.iter().position(|known| *known == owner);
+        known.or_else(|| {
+            (self.owners.len() < OWNERS).then(|| {
                 self.owners.push(owner);
                 self.owners.len().saturating_sub(1)
-            }
-            None => return None,
-        };
-        if bytes >> SHARE != 0 || share >> (OWNER - SHARE) != 0 {
-            return None;
-        }
-        Some(Place { address, bytes: bytes | (share as u64) << SHARE | (number as u64) << OWNER })
+            })
+        })
     }
 
-    fn unpack(&self, place: Place) -> Allocation {
-        let (context, device) =
-            self.owners.get((place.bytes >> OWNER) as usize).copied().unwrap_or_default();
+    #[inline]
+    fn unpack(&self, place: Place) -> Found {
+        let owner = self.owners.get((place.bytes >> OWNER) as usize).copied().unwrap_or_default();
         let share = place.bytes >> SHARE & ((1 << (OWNER - SHARE)) - 1);
-        let mut parts = Parts::default();
-        parts.add(share as usize, place.bytes & ((1 << SHARE) - 1));
-        Allocation { device, context, pool: 0, parts }
+        Found::Usual(owner, share as usize, place.bytes & ((1 << SHARE) - 1))
     }
 
+    #[inline]
     fn mask(&self) -> usize {
         self.places.len().wrapping_sub(1)
     }
 
     /// Where an address belongs.
+    #[inline]
     fn home(&self, address: u64) -> usize {
         // The uppermost bits tell tables apart.
         (spread(address) >> 24) as usize & self.mask()
     }
 
+    #[inline]
     fn find(&self, address: u64) -> Option<usize> {
         if address == 0 {
             return None;
@@ -187,13 +222,11 @@ impl Pointers {
         }
     }
 
+    #[inline]
     fn put(&mut self, place: Place) {
-        // At most three in four are taken.
-        if self.used.saturating_add(1).saturating_mul(4) > self.places.len().saturating_mul(3) {
-            let larger = vec![Place::default(); self.places.len().saturating_mul(2).max(16)];
-            let before = std::mem::replace(&mut self.places, larger);
-            self.used = 0;
-            before.into_iter().filter(|p| p.address != 0).for_each(|p| self.put(p));
+        // At most four in five are taken.
+        if self.used.saturating_add(1).saturating_mul(5) > self.places.len().saturating_mul(4) {
+            self.grow();
         }
         let mut at = self.home(place.address);
         let mask = self.mask();
@@ -207,7 +240,16 @@ impl Pointers {
         }
     }
 
+    #[cold]
+    fn grow(&mut self) {
+        let larger = vec![Place::default(); self.places.len().saturating_mul(2).max(16)];
+        let before = std::mem::replace(&mut self.places, larger);
+        self.used = 0;
+        before.into_iter().filter(|p| p.address != 0).for_each(|p| self.put(p));
+    }
+
     /// Empties a place and moves up what was put behind it only because it was taken.
+    #[inline]
     fn erase(&mut self, at: usize) {
         let mask = self.mask();
         let (mut hole, mut next) = (at, at.wrapping_add(1) & mask);
@@ -249,7 +291,7 @@ mod tests {
         pointers.insert(0x3000, of(7, 512));
         assert_eq!(pointers.remove_context(7).len(), 2);
         assert_eq!(pointers.remove(0x1000), None);
-        assert_eq!(pointers.remove(0x2000), Some(of(8, 512)));
+        assert_eq!(pointers.remove(0x2000), Some(Found::Usual((8, 0), 0, 512)));
     }
 
     #[test]
@@ -275,10 +317,10 @@ mod tests {
         };
         for (address, make) in [(0x100, &pooled as &dyn Fn() -> Allocation), (0x200, &huge), (0x300, &split)] {
             pointers.insert(address, make());
-            assert_eq!(pointers.remove(address), Some(make()));
+            assert_eq!(pointers.remove(address).map(Allocation::from), Some(make()));
         }
         pointers.insert(0, of(1, 512));
-        assert_eq!((pointers.remove(0), pointers.remove(0)), (Some(of(1, 512)), None));
+        assert_eq!((pointers.remove(0), pointers.remove(0)), (Some(Found::Other(of(1, 512))), None));
     }
 
     proptest! {
@@ -288,7 +330,7 @@ mod tests {
             for (address, what, bytes) in steps {
                 let address = address << 9;
                 if what == 0 {
-                    prop_assert_eq!(pointers.remove(address), model.remove(&address));
+                    prop_assert_eq!(pointers.remove(address).map(Allocation::from), model.remove(&address));
                 } else {
                     pointers.insert(address, of(what, bytes));
                     model.insert(address, of(what, bytes));
@@ -297,7 +339,7 @@ mod tests {
             let gone = pointers.remove_context(1);
             prop_assert_eq!(gone.len(), model.extract_if(|_, a| a.context == 1).count());
             for (address, allocation) in model {
-                prop_assert_eq!(pointers.remove(address), Some(allocation));
+                prop_assert_eq!(pointers.remove(address).map(Allocation::from), Some(allocation));
             }
             prop_assert_eq!(pointers.used, 0);
         }

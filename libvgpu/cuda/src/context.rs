@@ -32,16 +32,26 @@ impl Device {
         self.overhead.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn overhead(&self) -> u64 {
+    /// What `limits` says the driver keeps for a process with a context.
+    pub(crate) fn overhead(&self) -> u64 {
         self.shares.first().map_or(0, |share| share.limits.read().overhead)
     }
 
     /// Brings the charge to what `limits` says now. The memory is in use, so the limit does not matter.
     pub(crate) fn settle_overhead(&self) {
-        let wanted = self.overhead();
-        if self.overhead.settled.load(Ordering::Relaxed) == wanted {
-            return;
+        self.settle_overhead_of(self.overhead());
+    }
+
+    /// The same, with what has just been read there.
+    #[inline]
+    pub(crate) fn settle_overhead_of(&self, wanted: u64) {
+        if self.overhead.settled.load(Ordering::Relaxed) != wanted {
+            self.change_overhead(wanted);
         }
+    }
+
+    #[cold]
+    fn change_overhead(&self, wanted: u64) {
         let mut known = self.known();
         let charged = self.overhead.settled.swap(wanted, Ordering::Relaxed);
         if wanted >= charged {

@@ -15,24 +15,25 @@ use vgpu_core::compute::estimate::Key;
 use vgpu_core::compute::gate::Loan;
 
 /// Threads that may have credit at once.
-const PLACES: usize = 1 << PLACE_BITS;
-const PLACE_BITS: u32 = 10;
+pub(crate) const PLACES: usize = 1 << PLACE_BITS;
+pub(crate) const PLACE_BITS: u32 = 10;
+pub(crate) const FACTOR: u32 = 0x9e37_79b1;
 
 /// A thread's credit. The first 64 bytes are what a launch looks at.
 #[repr(C, align(128))]
 #[derive(Debug)]
 pub(crate) struct Credit {
     /// The thread pointer; 0: nobody's.
-    owner: AtomicUsize,
+    pub(crate) owner: AtomicUsize,
     /// Launches.
-    left: AtomicU32,
-    turn: AtomicU32,
-    function: AtomicUsize,
-    stream: AtomicUsize,
-    grid: [AtomicU32; 3],
-    block: [AtomicU32; 3],
+    pub(crate) left: AtomicU32,
+    pub(crate) turn: AtomicU32,
+    pub(crate) function: AtomicUsize,
+    pub(crate) stream: AtomicUsize,
+    pub(crate) grid: [AtomicU32; 3],
+    pub(crate) block: [AtomicU32; 3],
     /// The word that has to say [`Credit::turn`].
-    word: AtomicPtr<AtomicU32>,
+    pub(crate) word: AtomicPtr<AtomicU32>,
     /// Launches that were left when the thread put them aside.
     aside: AtomicU32,
     /// [`crate::state::Device::id`] of the GPU it is for; 0: nothing is lent.
@@ -41,7 +42,7 @@ pub(crate) struct Credit {
 
 const _: () = assert!(std::mem::offset_of!(Credit, aside) == 64);
 
-static CREDITS: [Credit; PLACES] = [const { Credit::none() }; PLACES];
+pub(crate) static CREDITS: [Credit; PLACES] = [const { Credit::none() }; PLACES];
 
 impl Credit {
     const fn none() -> Self {
@@ -135,10 +136,10 @@ pub(crate) fn thread() -> usize {
     }
 }
 
-/// Thread pointers differ in their middle bits: one multiplication spreads them.
+/// Thread pointers differ in some of their lower 32 bits: one multiplication spreads them.
 #[inline(always)]
 const fn place(thread: usize) -> usize {
-    ((thread as u64 >> 6).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - PLACE_BITS)) as usize
+    (thread as u32).wrapping_mul(FACTOR).wrapping_shr(32 - PLACE_BITS) as usize
 }
 
 /// Takes one launch from this thread's credit, if it has any for this.
@@ -168,6 +169,77 @@ pub(crate) fn spend(function: usize, grid: [u32; 3], block: [u32; 3], stream: us
     credit.left.store(left - 1, Ordering::Relaxed);
     true
 }
+
+/// The body of a naked function with the signature of cuLaunchKernel: [`spend`] and a jump to the driver's function, whose
+/// address is in the static `$real`, or a jump to `$ask` without credit. `$default` is the stream
+/// that 0 means. It touches no register that holds an argument and leaves the stack as it is.
+#[cfg(target_arch = "x86_64")]
+macro_rules! kernel {
+    ($real:path, $ask:path, $default:expr) => {
+        std::arch::naked_asm!(
+            "mov r11, qword ptr fs:[0]",
+            "imul eax, r11d, {factor}",
+            "shr eax, {shift}",
+            "and eax, {mask}",
+            "lea r10, [rip + {credits}]",
+            "add r10, rax",
+            "cmp r11, qword ptr [r10 + {owner}]",
+            "jne 3f",
+            "cmp rdi, qword ptr [r10 + {function}]",
+            "jne 3f",
+            "cmp esi, dword ptr [r10 + {grid}]",
+            "jne 3f",
+            "cmp edx, dword ptr [r10 + {grid} + 4]",
+            "jne 3f",
+            "cmp ecx, dword ptr [r10 + {grid} + 8]",
+            "jne 3f",
+            "cmp r8d, dword ptr [r10 + {block}]",
+            "jne 3f",
+            "cmp r9d, dword ptr [r10 + {block} + 4]",
+            "jne 3f",
+            "mov r11, qword ptr [rsp + 24]",
+            ".if {default}",
+            "test r11, r11",
+            "jne 2f",
+            "mov r11d, {default}",
+            "2:",
+            ".endif",
+            "mov eax, dword ptr [rsp + 8]",
+            "xor eax, dword ptr [r10 + {block} + 8]",
+            "xor r11, qword ptr [r10 + {stream}]",
+            "or rax, r11",
+            "jne 3f",
+            "mov r11d, dword ptr [r10 + {left}]",
+            "sub r11d, 1",
+            "jb 3f",
+            "mov rax, qword ptr [r10 + {word}]",
+            "mov eax, dword ptr [rax]",
+            "cmp eax, dword ptr [r10 + {turn}]",
+            "jne 3f",
+            "mov dword ptr [r10 + {left}], r11d",
+            "jmp qword ptr [rip + {real}]",
+            "3:",
+            "jmp {ask}",
+            factor = const $crate::credit::FACTOR as i32,
+            shift = const 32 - $crate::credit::PLACE_BITS - size_of::<$crate::credit::Credit>().trailing_zeros(),
+            mask = const ($crate::credit::PLACES - 1) * size_of::<$crate::credit::Credit>(),
+            credits = sym $crate::credit::CREDITS,
+            owner = const std::mem::offset_of!($crate::credit::Credit, owner),
+            left = const std::mem::offset_of!($crate::credit::Credit, left),
+            function = const std::mem::offset_of!($crate::credit::Credit, function),
+            stream = const std::mem::offset_of!($crate::credit::Credit, stream),
+            grid = const std::mem::offset_of!($crate::credit::Credit, grid),
+            block = const std::mem::offset_of!($crate::credit::Credit, block),
+            word = const std::mem::offset_of!($crate::credit::Credit, word),
+            turn = const std::mem::offset_of!($crate::credit::Credit, turn),
+            default = const $default,
+            real = sym $real,
+            ask = sym $ask,
+        )
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(crate) use kernel;
 
 /// This thread asks before its next launch. What it has left it gives back then.
 #[inline]

@@ -149,10 +149,15 @@ fn reserved(ordinal: i32) -> Option<u64> {
 }
 
 /// Brings the charge of a GPU's graph memory to what it has reserved now.
+#[inline]
 pub(crate) fn settle(ordinal: i32) {
-    if !ANY.load(Ordering::Relaxed) {
-        return;
+    if ANY.load(Ordering::Relaxed) {
+        settle_any(ordinal);
     }
+}
+
+#[cold]
+fn settle_any(ordinal: i32) {
     let mut graphs = graphs();
     let Some(charged) = graphs.charged.get_mut(&ordinal) else { return };
     if let (Some(reserved), Ok(device)) = (reserved(ordinal), state().device(ordinal)) {

@@ -1,6 +1,6 @@
 //! Allocations: charged before the driver is called, given back if it refuses, on free, and with their context.
 
-use vgpu_core::pointers::{Allocation, Parts};
+use vgpu_core::pointers::{Allocation, Found, Parts};
 
 use crate::pointers::Known;
 use crate::state::{Device, state};
@@ -144,6 +144,33 @@ pub(crate) fn alloc(
     Ok(())
 }
 
+/// The same of memory that is charged what was asked for.
+///
+/// # Errors
+/// As [`alloc`].
+#[inline]
+pub(crate) fn alloc_plain(bytes: u64, call: impl FnOnce() -> Result<u64, Code>) -> Result<(), Code> {
+    let state = state();
+    let (device, ordinal, context) = state.current()?;
+    if let [share] = device.shares.as_slice() {
+        let limits = share.limits.read();
+        device.settle_overhead_of(limits.overhead);
+        if share.ledger.reserve(bytes, limits.memory) {
+            return match call() {
+                Ok(address) => {
+                    state.pointers.insert_usual(address, (context, ordinal), 0, bytes);
+                    Ok(())
+                }
+                Err(code) => {
+                    share.ledger.release(bytes);
+                    Err(code)
+                }
+            };
+        }
+    }
+    alloc(pointers, Some(bytes), |_| call())
+}
+
 /// Linear memory.
 pub(crate) fn pointers() -> &'static Known {
     &state().pointers
@@ -158,15 +185,20 @@ pub(crate) fn arrays() -> &'static Known {
 ///
 /// # Errors
 /// The driver's.
+#[inline]
 pub(crate) fn free(kind: &Known, address: u64, call: impl FnOnce() -> Code) -> Result<(), Code> {
     // Forgotten first: as soon as the driver has freed it, another thread may be given the same address.
     let known = kind.remove(address);
     let freed = check(call());
-    if let Some(allocation) = known {
-        match freed {
-            Ok(()) => forget(&allocation),
-            Err(_) => kind.insert(address, allocation),
+    match (known, freed) {
+        (None, _) => {}
+        (Some(Found::Usual((_, ordinal), share, bytes)), Ok(())) => {
+            if let Some(share) = state().device(ordinal).ok().and_then(|device| device.shares.get(share)) {
+                share.ledger.release(bytes);
+            }
         }
+        (Some(Found::Other(allocation)), Ok(())) => forget(&allocation),
+        (Some(found), Err(_)) => kind.insert(address, found.into()),
     }
     freed
 }

@@ -1,6 +1,6 @@
 //! What this process allocated, spread over locks, so that threads rarely meet.
 
-use vgpu_core::pointers::{Allocation, Pointers, spread};
+use vgpu_core::pointers::{Allocation, Found, Owner, Pointers, spread};
 
 use crate::spin::Spin;
 
@@ -14,16 +14,17 @@ struct Shard(Spin<Pointers>);
 
 /// All allocations of a kind.
 pub(crate) struct Known {
-    shards: [Shard; SHARDS],
+    shards: Box<[Shard]>,
 }
 
 impl Default for Known {
     fn default() -> Self {
-        Self { shards: std::array::from_fn(|_| Shard::default()) }
+        Self { shards: (0..SHARDS).map(|_| Shard::default()).collect() }
     }
 }
 
 impl Known {
+    #[inline]
     fn shard(&self, address: u64) -> Option<&Spin<Pointers>> {
         self.shards.get((spread(address) >> (64 - SHARD_BITS)) as usize).map(|shard| &shard.0)
     }
@@ -35,8 +36,17 @@ impl Known {
         }
     }
 
+    /// Remembers one that lies in one share and in no pool.
+    #[inline]
+    pub(crate) fn insert_usual(&self, address: u64, owner: Owner, share: usize, bytes: u64) {
+        if let Some(shard) = self.shard(address) {
+            shard.lock().insert_usual(address, owner, share, bytes);
+        }
+    }
+
     /// Forgets it.
-    pub(crate) fn remove(&self, address: u64) -> Option<Allocation> {
+    #[inline]
+    pub(crate) fn remove(&self, address: u64) -> Option<Found> {
         self.shard(address)?.lock().remove(address)
     }
 

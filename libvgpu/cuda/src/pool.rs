@@ -158,10 +158,15 @@ fn settle_after(handle: usize, change: impl FnOnce(&mut Charged)) {
 }
 
 /// Settles every pool of this process: synchronising a stream may have shrunk them.
+#[inline]
 pub(crate) fn settle_all() {
-    if !ANY.load(Ordering::Relaxed) {
-        return;
+    if ANY.load(Ordering::Relaxed) {
+        settle_every();
     }
+}
+
+#[cold]
+fn settle_every() {
     let handles: Vec<usize> = pools().keys().copied().collect();
     handles.into_iter().for_each(settle);
 }

@@ -26,6 +26,8 @@ pub(crate) struct Driver {
     alloc: unsafe extern "C" fn(*mut u64, usize) -> i32,
     free: unsafe extern "C" fn(u64) -> i32,
     info: unsafe extern "C" fn(*mut usize, *mut usize) -> i32,
+    total: unsafe extern "C" fn(*mut usize, i32) -> i32,
+    create: unsafe extern "C" fn(*mut usize, u32, i32) -> i32,
     set_current: unsafe extern "C" fn(usize) -> i32,
     context: usize,
     _library: Library,
@@ -33,22 +35,29 @@ pub(crate) struct Driver {
 
 impl Driver {
     pub(crate) fn start() -> anyhow::Result<Self> {
+        let mut driver = Self::start_without_context()?;
+        // SAFETY: a pointer to a field.
+        ensure!(unsafe { (driver.create)(&raw mut driver.context, 0, 0) } == 0, "cuCtxCreate fails");
+        Ok(driver)
+    }
+
+    /// With none of the calls that the limiter sees.
+    pub(crate) fn start_without_context() -> anyhow::Result<Self> {
         // SAFETY: loading a driver library has no conditions.
         let library = unsafe { Library::new("libcuda.so.1") }.context("cannot load libcuda.so.1")?;
-        let mut context = 0usize;
-        // SAFETY: signatures are those of cuda.h; pointers are to locals.
+        // SAFETY: signatures are those of cuda.h.
         let driver = unsafe {
             let init: unsafe extern "C" fn(u32) -> i32 = *library.get(b"cuInit")?;
-            let create: unsafe extern "C" fn(*mut usize, u32, i32) -> i32 = *library.get(b"cuCtxCreate_v2")?;
             ensure!(init(0) == 0, "cuInit fails");
-            ensure!(create(&raw mut context, 0, 0) == 0, "cuCtxCreate fails");
             Self {
                 launch: *library.get(b"cuLaunchKernel")?,
                 alloc: *library.get(b"cuMemAlloc_v2")?,
                 free: *library.get(b"cuMemFree_v2")?,
                 info: *library.get(b"cuMemGetInfo_v2")?,
                 set_current: *library.get(b"cuCtxSetCurrent")?,
-                context,
+                total: *library.get(b"cuDeviceTotalMem_v2")?,
+                create: *library.get(b"cuCtxCreate_v2")?,
+                context: 0,
                 _library: library,
             }
         };
@@ -73,6 +82,14 @@ impl Driver {
     pub(crate) fn free(&self, address: u64) -> i32 {
         // SAFETY: a plain call.
         unsafe { (self.free)(address) }
+    }
+
+    /// Of GPU 0.
+    pub(crate) fn total(&self) -> Result<usize, i32> {
+        let mut bytes = 0;
+        // SAFETY: a pointer to a local.
+        let code = unsafe { (self.total)(&raw mut bytes, 0) };
+        if code == 0 { Ok(bytes) } else { Err(code) }
     }
 
     pub(crate) fn info(&self) -> (usize, usize) {

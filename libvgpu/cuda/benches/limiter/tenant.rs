@@ -11,11 +11,11 @@ use anyhow::{Context, bail, ensure};
 
 use crate::driver::Driver;
 
-/// Calls between two looks at the clock: fewer than a thread may launch without asking, so that most batches have none
-/// that asks.
-const BATCH: u32 = 16;
+/// Calls between two looks at the clock: at most half of what a thread may launch without asking, so that more than a
+/// quarter of the batches have no launch that asks.
+const BATCH: u32 = 31;
 /// Batches of one round.
-const BATCHES: usize = 2_000;
+const BATCHES: usize = 1_000;
 /// Bytes of an allocation.
 const BYTES: usize = 4096;
 const OUT_OF_MEMORY: i32 = 2;
@@ -26,12 +26,15 @@ pub(crate) fn run(what: &str, arguments: &[String]) -> anyhow::Result<()> {
     };
     match what {
         "rounds" => rounds(),
-        "first" => first(Instant::now()),
+        "first" => first(),
         "start" => start(number(0)?),
         "wait" => {
+            let driver = Driver::start_without_context()?;
+            println!("ready");
+            std::io::stdout().flush()?;
             // All of them wait for the end of the same pipe.
             std::io::stdin().read_to_end(&mut Vec::new())?;
-            first(Instant::now())?;
+            timed(|| driver.total().map_err(|code| anyhow::anyhow!("cuDeviceTotalMem: {code}")))?;
             loop {
                 std::thread::park();
             }
@@ -47,7 +50,7 @@ fn rounds() -> anyhow::Result<()> {
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let words: Vec<&str> = line.split_whitespace().collect();
-        let (median, mean) = match words[..] {
+        let summary = match words[..] {
             ["launch", threads] => launches(&driver, threads.parse()?)?,
             ["alloc", live] => allocations(&driver, live.parse()?)?,
             ["info"] => summary(vec![batches(|| {
@@ -55,7 +58,8 @@ fn rounds() -> anyhow::Result<()> {
             })]),
             _ => bail!("no round is called {line:?}"),
         };
-        println!("{median} {mean}");
+        let Summary { quartile, median, mean } = summary;
+        println!("{quartile} {median} {mean}");
         std::io::stdout().flush()?;
     }
     Ok(())
@@ -71,14 +75,22 @@ fn batches(mut call: impl FnMut()) -> Vec<f64> {
     (0..BATCHES).map(one).collect()
 }
 
-/// Median and mean of all threads' batches.
-fn summary(threads: Vec<Vec<f64>>) -> (f64, f64) {
-    let mut all: Vec<f64> = threads.into_iter().flatten().collect();
-    all.sort_by(f64::total_cmp);
-    (all[all.len() / 2], all.iter().sum::<f64>() / all.len() as f64)
+/// Of all threads' batches.
+struct Summary {
+    /// The lower one.
+    quartile: f64,
+    median: f64,
+    mean: f64,
 }
 
-fn launches(driver: &Driver, threads: usize) -> anyhow::Result<(f64, f64)> {
+fn summary(threads: Vec<Vec<f64>>) -> Summary {
+    let mut all: Vec<f64> = threads.into_iter().flatten().collect();
+    all.sort_by(f64::total_cmp);
+    let mean = all.iter().sum::<f64>() / all.len() as f64;
+    Summary { quartile: all[all.len() / 4], median: all[all.len() / 2], mean }
+}
+
+fn launches(driver: &Driver, threads: usize) -> anyhow::Result<Summary> {
     let barrier = Barrier::new(threads);
     let one = || {
         driver.enter()?;
@@ -97,7 +109,7 @@ fn launches(driver: &Driver, threads: usize) -> anyhow::Result<(f64, f64)> {
 }
 
 /// Pairs of an allocation and its free, beside so many that stay.
-fn allocations(driver: &Driver, live: usize) -> anyhow::Result<(f64, f64)> {
+fn allocations(driver: &Driver, live: usize) -> anyhow::Result<Summary> {
     let alloc = || driver.alloc(BYTES).map_err(|code| anyhow::anyhow!("cuMemAlloc: {code}"));
     let kept: anyhow::Result<Vec<u64>> = (0..live).map(|_| alloc()).collect();
     let kept = kept?;
@@ -112,18 +124,34 @@ fn allocations(driver: &Driver, live: usize) -> anyhow::Result<(f64, f64)> {
     Ok(summary(vec![all]))
 }
 
-/// Loads the driver, makes a context and allocates; says how many nanoseconds that took, and when it ended.
-fn first(begun: Instant) -> anyhow::Result<()> {
-    let driver = Driver::start()?;
-    driver.alloc(BYTES).map_err(|code| anyhow::anyhow!("cuMemAlloc: {code}"))?;
-    let took = begun.elapsed().as_nanos();
-    println!("{took}");
-    std::io::stdout().flush()?;
-    std::mem::forget(driver);
-    Ok(())
+/// Nanoseconds in which this thread could have run and others did.
+fn delayed() -> anyhow::Result<u64> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").context("no statistics of the scheduler")?;
+    text.split_whitespace().nth(1).context("a delay")?.parse().context("a number")
 }
 
-/// Starts so many processes that begin at once; says what each of them said, in the order in which they ended.
+/// Says how many nanoseconds something took, without those in which it waited for a processor.
+fn timed<T>(work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let (delay, begun) = (delayed()?, Instant::now());
+    let done = work()?;
+    let took = begun.elapsed().as_nanos() as u64;
+    println!("{}", took.saturating_sub(delayed()? - delay));
+    std::io::stdout().flush()?;
+    Ok(done)
+}
+
+/// Loads the driver, makes a context and allocates.
+fn first() -> anyhow::Result<()> {
+    let load = || {
+        let driver = Driver::start()?;
+        driver.alloc(BYTES).map_err(|code| anyhow::anyhow!("cuMemAlloc: {code}"))?;
+        Ok(driver)
+    };
+    timed(load).map(std::mem::forget)
+}
+
+/// Starts so many processes that ask for the first thing of their share at once; says what each of them said, in the order
+/// in which they were done.
 fn start(count: u64) -> anyhow::Result<()> {
     let own = std::env::current_exe()?;
     let (begin, go) = std::io::pipe()?;
@@ -135,16 +163,20 @@ fn start(count: u64) -> anyhow::Result<()> {
         children.push(command.stderr(Stdio::inherit()).spawn()?);
     }
     drop((begin, tell));
-    // Until all of them are asleep at the pipe.
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    let mut lines = |count: u64| {
+        let (mut text, mut buffer) = (Vec::new(), [0; 4096]);
+        while text.iter().filter(|byte| **byte == b'\n').count() < count as usize {
+            let read = told.read(&mut buffer)?;
+            ensure!(read > 0, "some processes ended early");
+            text.extend_from_slice(&buffer[..read]);
+        }
+        Ok(text)
+    };
+    lines(count)?;
+    // Until the last of them is asleep at the pipe.
+    std::thread::sleep(std::time::Duration::from_millis(100));
     drop(go);
-    let mut text = Vec::new();
-    let mut buffer = [0; 4096];
-    while text.iter().filter(|byte| **byte == b'\n').count() < count as usize {
-        let read = told.read(&mut buffer)?;
-        ensure!(read > 0, "some processes ended early");
-        text.extend_from_slice(&buffer[..read]);
-    }
+    let text = lines(count)?;
     for child in &mut children {
         child.kill()?;
         child.wait()?;
