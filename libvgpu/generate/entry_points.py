@@ -29,6 +29,12 @@ CLASSES = {
     "meter": """
         cuLaunchKernel cuLaunchKernelEx cuLaunchCooperativeKernel cuLaunchCooperativeKernelMultiDevice cuGraphLaunch
         cuLaunch cuLaunchGrid cuLaunchGridAsync""",
+    # After these a thread asks again before it launches.
+    "order": """
+        cuStreamBeginCapture cuStreamBeginCaptureToGraph cuStreamBeginRecaptureToGraph
+        cuStreamBeginCaptureToCig cuStreamEndCaptureToCig
+        cuCtxSetCurrent cuCtxPushCurrent cuCtxPopCurrent
+        cuCtxSynchronize cuStreamSynchronize cuEventSynchronize cuStreamQuery cuEventQuery cuMemcpyDtoH""",
     "dispatch": "cuGetProcAddress",
 }
 # Arguments a hook reads; every other structure is an opaque pointer.

@@ -14,7 +14,8 @@ use std::mem::size_of;
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
 
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
@@ -95,6 +96,23 @@ fn is(record: &GpuRecord, spec: &Spec) -> bool {
         && (record.bus, record.root, record.numa) == (spec.bus, spec.root, spec.numa)
 }
 
+/// Forks that lie between this process and the first of its line that had a file open.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+extern "C" fn forked() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Counts from now on, without a system call to look.
+fn forks() -> u32 {
+    static COUNTED: Once = Once::new();
+    // SAFETY: the handler only adds to an atomic. Without memory for it a child takes its parent's files for its own.
+    COUNTED.call_once(|| unsafe {
+        libc::pthread_atfork(None, None, Some(forked));
+    });
+    FORKS.load(Ordering::Relaxed)
+}
+
 impl Gpus {
     /// Writes a fresh file; one that is there already with the same GPUs is left as it is, in use or not.
     ///
@@ -164,7 +182,7 @@ impl Gpus {
         let probe = File::open(path).map_err(io("open"))?;
         let metadata = file.metadata().map_err(io("read"))?;
         let id = (metadata.dev(), metadata.ino());
-        let (path, threads, opener) = (path.to_owned(), Mutex::new(()), std::process::id());
+        let (path, threads, opener) = (path.to_owned(), Mutex::new(()), forks());
         let timing = Description::real_time();
         Ok(Self { opening: Arc::new(Opening { path, file, probe, map, threads, id, timing, opener }) })
     }
@@ -176,7 +194,7 @@ impl Gpus {
 
     /// Whether this process got it from its parent by fork. Then it must open its own.
     pub fn is_inherited(&self) -> bool {
-        self.opening.opener != std::process::id()
+        self.opening.opener != FORKS.load(Ordering::Relaxed)
     }
 
     /// Takes the lock.

@@ -1,8 +1,8 @@
 //! Who may launch on a shared GPU, and what it costs: the unit is GPU nanoseconds.
 //!
 //! Every share has a [`bucket`] that is refilled at its `cores` percent and charged by time measured between events. Each
-//! process has a [`gate`] that is asked before a launch: it bounds the work in flight by [`estimate`]s, and gathers
-//! launches into [`epoch`]s, of which two events each tell the true length. When contexts take turns on a GPU such a pair
+//! process has a [`gate`] that is asked before a launch: it bounds the work in flight by [`estimate`]s, lends a thread what
+//! it may launch without asking, and gathers launches into [`epoch`]s, of which two events each tell the true length. When contexts take turns on a GPU such a pair
 //! also holds the neighbours' slices, and a tenant that waits for each kernel gets less than it is owed whatever its
 //! neighbour pays. So while two or more tenants want a GPU, an [`arbiter`] on the node lets one of them launch at a time:
 //! its events are then its own. Alone, nobody asks anybody.

@@ -137,6 +137,7 @@ impl Region {
 
     /// Both limits as of one moment. A rewrite takes microseconds; one that never ends (its writer died) is not waited
     /// for: the fields are then read as they are, each of which is whole by itself.
+    #[inline]
     pub fn read(&self) -> Limits {
         for _ in 0..1000 {
             let before = self.sequence.load(Ordering::Acquire);
@@ -150,6 +151,7 @@ impl Region {
         self.fields()
     }
 
+    #[inline]
     fn fields(&self) -> Limits {
         Limits {
             memory: self.memory.load(Ordering::Relaxed),

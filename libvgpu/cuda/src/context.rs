@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard};
 use vgpu_core::pointers::Parts;
 
 use crate::state::{Device, forget_current, state};
-use crate::{Code, SUCCESS, check, launch, memory, real};
+use crate::{Code, SUCCESS, check, credit, launch, memory, real};
 
 /// Contexts of one GPU in this process.
 #[derive(Debug, Default)]
@@ -32,16 +32,26 @@ impl Device {
         self.overhead.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn overhead(&self) -> u64 {
+    /// What `limits` says the driver keeps for a process with a context.
+    pub(crate) fn overhead(&self) -> u64 {
         self.shares.first().map_or(0, |share| share.limits.read().overhead)
     }
 
     /// Brings the charge to what `limits` says now. The memory is in use, so the limit does not matter.
     pub(crate) fn settle_overhead(&self) {
-        let wanted = self.overhead();
-        if self.overhead.settled.load(Ordering::Relaxed) == wanted {
-            return;
+        self.settle_overhead_of(self.overhead());
+    }
+
+    /// The same, with what has just been read there.
+    #[inline]
+    pub(crate) fn settle_overhead_of(&self, wanted: u64) {
+        if self.overhead.settled.load(Ordering::Relaxed) != wanted {
+            self.change_overhead(wanted);
         }
+    }
+
+    #[cold]
+    fn change_overhead(&self, wanted: u64) {
         let mut known = self.known();
         let charged = self.overhead.settled.swap(wanted, Ordering::Relaxed);
         if wanted >= charged {
@@ -57,6 +67,8 @@ impl Device {
 /// # Errors
 /// `CUDA_ERROR_OUT_OF_MEMORY`, else the driver's.
 pub(crate) fn create(ordinal: i32, call: impl FnOnce() -> Result<usize, Code>) -> Result<usize, Code> {
+    // It becomes the thread's current one.
+    credit::put_aside();
     // Before cuInit and for a wrong ordinal the driver says what is wrong.
     let Ok(device) = state().device(ordinal) else { return call() };
     let wanted = device.overhead();

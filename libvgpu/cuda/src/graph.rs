@@ -4,6 +4,7 @@
 //! of each; afterwards the GPU's graph memory is charged what the driver says it has reserved.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use vgpu_core::pointers::Parts;
@@ -16,6 +17,9 @@ const RESERVED: i32 = 2;
 
 /// Bytes by device ordinal.
 type Needs = HashMap<i32, u64>;
+
+/// Whether graphs of this process have taken memory: programs without need not look for what has become of it.
+static ANY: AtomicBool = AtomicBool::new(false);
 
 /// What this process knows of graphs that allocate; all others are not here.
 #[derive(Debug, Default)]
@@ -127,6 +131,7 @@ fn with_memory<T>(needs: &Needs, call: impl FnOnce() -> Result<T, Code>) -> Resu
         }
     }
     let made = call()?;
+    ANY.store(true, Ordering::Relaxed);
     let mut graphs = graphs();
     for (ordinal, device, mut charge) in charges {
         if let Some(reserved) = reserved(ordinal) {
@@ -144,7 +149,15 @@ fn reserved(ordinal: i32) -> Option<u64> {
 }
 
 /// Brings the charge of a GPU's graph memory to what it has reserved now.
+#[inline]
 pub(crate) fn settle(ordinal: i32) {
+    if ANY.load(Ordering::Relaxed) {
+        settle_any(ordinal);
+    }
+}
+
+#[cold]
+fn settle_any(ordinal: i32) {
     let mut graphs = graphs();
     let Some(charged) = graphs.charged.get_mut(&ordinal) else { return };
     if let (Some(reserved), Ok(device)) = (reserved(ordinal), state().device(ordinal)) {

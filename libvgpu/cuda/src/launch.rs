@@ -4,15 +4,15 @@
 //! Nothing here synchronises. A stream that is being captured gets no events and its launches are not held back: the
 //! graph that comes of it pays when it is launched.
 
-use std::cell::Cell;
 use std::time::Duration;
 
 use vgpu_core::compute::estimate::Key;
 use vgpu_core::compute::gate::Verdict;
 
+use crate::credit::Credit;
 use crate::metering::{Admission, Lane, Metering};
 use crate::state::{Device, state};
-use crate::{Code, SUCCESS, real};
+use crate::{Code, SUCCESS, credit, real};
 
 /// `CU_STREAM_LEGACY`'s short form, and `CU_STREAM_PER_THREAD`: what a null stream means to either flavour of a call.
 pub(crate) const LEGACY: usize = 0;
@@ -35,25 +35,40 @@ pub(crate) fn now() -> u64 {
         .saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0))
 }
 
+/// Makes a launch: at once if the thread has credit for it, else when the share may. The driver's call is written out
+/// twice so that the first of them is a jump.
+macro_rules! launched {
+    ($function:expr, $grid:expr, $block:expr, $stream:expr, $call:expr) => {{
+        if $crate::credit::spend($function, $grid, $block, $stream) {
+            $call
+        } else {
+            let key = vgpu_core::compute::estimate::Key { function: $function, grid: $grid, block: $block };
+            $crate::launch::ask(key, $stream, move || $call)
+        }
+    }};
+}
+pub(crate) use launched;
+
 /// Launches when the share may.
-pub(crate) fn launch(key: Key, stream: usize, call: impl FnOnce() -> Code) -> Code {
+#[cold]
+#[inline(never)]
+pub(crate) fn ask(key: Key, stream: usize, call: impl FnOnce() -> Code) -> Code {
     let Ok((device, _, context)) = state().current() else { return call() };
     if !device.is_capped() || is_capturing(stream) {
         return call();
     }
-    let lane = Lane { context, stream, thread: if stream == PER_THREAD { thread() } else { 0 } };
+    let lane = Lane { context, stream, thread: if stream == PER_THREAD { credit::thread() } else { 0 } };
+    // A thread has one loan. Of another GPU it ends here.
+    if let Some(lender) = Credit::own().and_then(Credit::lender)
+        && lender != device.id()
+    {
+        let others = state().opened().filter(|other| other.id() == lender);
+        others.for_each(|other| other.metering().take_back(other, lane));
+    }
     let Some(admission) = device.admit(key, lane) else { return call() };
     let launched = call();
     device.made(&admission, launched == SUCCESS);
     launched
-}
-
-/// Tells threads apart.
-fn thread() -> usize {
-    thread_local! {
-        static OWN: Cell<u8> = const { Cell::new(0) };
-    }
-    OWN.try_with(|own| &raw const *own as usize).unwrap_or(0)
 }
 
 /// A stream that is captured takes no timing events. Not knowing counts as capturing.
@@ -75,6 +90,7 @@ impl Device {
         loop {
             let mut metering = self.metering();
             let now = now();
+            metering.take_back(self, lane);
             let index = self.purse(now)?;
             metering.fit(self, now, lane, index);
             metering.collect(self, now);

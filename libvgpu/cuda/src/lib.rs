@@ -6,8 +6,8 @@
 //! nothing and ends nothing; its one thread begins with the first launch under a cap.
 //!
 //! [`hook`] holds the exported functions, each a thin shell over an operation: [`memory`], [`virtual_memory`], [`pool`]
-//! and [`graph`] charge, [`context`] charges and ends, [`report`] reports, [`launch`] holds back, by [`metering`] and
-//! [`poller`]. [`mod@table`] says which names mean them, [`dispatch`] answers cuGetProcAddress by it. [`real`] are the
+//! and [`graph`] charge, [`context`] charges and ends, [`report`] reports, [`launch`] holds back, by [`credit`],
+//! [`metering`] and [`poller`]. [`mod@table`] says which names mean them, [`dispatch`] answers cuGetProcAddress by it. [`real`] are the
 //! driver's own functions, [`state`] is what this process knows of its shares.
 //!
 //! What fails inside fails closed for memory (a share whose files are broken gives `CUDA_ERROR_OPERATING_SYSTEM`) and
@@ -24,17 +24,22 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 mod abi;
+mod capture;
 mod context;
+mod credit;
 mod dispatch;
+mod event;
 mod graph;
 mod hook;
 mod launch;
 mod memory;
 mod metering;
 mod poller;
+mod pointers;
 mod pool;
 mod real;
 mod report;
+mod spin;
 mod state;
 mod table;
 mod virtual_memory;

@@ -1,7 +1,8 @@
 //! Allocations: charged before the driver is called, given back if it refuses, on free, and with their context.
 
-use vgpu_core::pointers::{Allocation, Parts, Pointers};
+use vgpu_core::pointers::{Allocation, Found, Parts};
 
+use crate::pointers::Known;
 use crate::state::{Device, state};
 use crate::{Code, OUT_OF_MEMORY, check, graph, pool};
 
@@ -131,7 +132,7 @@ pub(crate) fn on_device<T>(
 /// # Errors
 /// As [`on_device`]; without a current context the driver's own.
 pub(crate) fn alloc(
-    kind: impl Fn() -> &'static Pointers,
+    kind: impl Fn() -> &'static Known,
     bytes: Option<u64>,
     call: impl FnOnce(Option<&mut Charge<'_>>) -> Result<u64, Code>,
 ) -> Result<(), Code> {
@@ -143,13 +144,40 @@ pub(crate) fn alloc(
     Ok(())
 }
 
+/// The same of memory that is charged what was asked for.
+///
+/// # Errors
+/// As [`alloc`].
+#[inline]
+pub(crate) fn alloc_plain(bytes: u64, call: impl FnOnce() -> Result<u64, Code>) -> Result<(), Code> {
+    let state = state();
+    let (device, ordinal, context) = state.current()?;
+    if let [share] = device.shares.as_slice() {
+        let limits = share.limits.read();
+        device.settle_overhead_of(limits.overhead);
+        if share.ledger.reserve(bytes, limits.memory) {
+            return match call() {
+                Ok(address) => {
+                    state.pointers.insert_usual(address, (context, ordinal), 0, bytes);
+                    Ok(())
+                }
+                Err(code) => {
+                    share.ledger.release(bytes);
+                    Err(code)
+                }
+            };
+        }
+    }
+    alloc(pointers, Some(bytes), |_| call())
+}
+
 /// Linear memory.
-pub(crate) fn pointers() -> &'static Pointers {
+pub(crate) fn pointers() -> &'static Known {
     &state().pointers
 }
 
 /// Arrays and mipmapped arrays.
-pub(crate) fn arrays() -> &'static Pointers {
+pub(crate) fn arrays() -> &'static Known {
     &state().arrays
 }
 
@@ -157,15 +185,20 @@ pub(crate) fn arrays() -> &'static Pointers {
 ///
 /// # Errors
 /// The driver's.
-pub(crate) fn free(kind: &Pointers, address: u64, call: impl FnOnce() -> Code) -> Result<(), Code> {
+#[inline]
+pub(crate) fn free(kind: &Known, address: u64, call: impl FnOnce() -> Code) -> Result<(), Code> {
     // Forgotten first: as soon as the driver has freed it, another thread may be given the same address.
     let known = kind.remove(address);
     let freed = check(call());
-    if let Some(allocation) = known {
-        match freed {
-            Ok(()) => forget(&allocation),
-            Err(_) => kind.insert(address, allocation),
+    match (known, freed) {
+        (None, _) => {}
+        (Some(Found::Usual((_, ordinal), share, bytes)), Ok(())) => {
+            if let Some(share) = state().device(ordinal).ok().and_then(|device| device.shares.get(share)) {
+                share.ledger.release(bytes);
+            }
         }
+        (Some(Found::Other(allocation)), Ok(())) => forget(&allocation),
+        (Some(found), Err(_)) => kind.insert(address, found.into()),
     }
     freed
 }

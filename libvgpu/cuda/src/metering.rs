@@ -6,6 +6,10 @@
 //! its kind are measured one by one. That happens when the program lets the GPU run dry in the middle of an epoch or turns
 //! to another stream.
 //!
+//! The rest of an open epoch is lent to the thread that launches ([`crate::credit`]). The epoch may take no more launches
+//! while some of it is still out: then its end is recorded by whoever brings back the last of it, if that is in hand of its
+//! stream, and epochs that ended later are taken in first.
+//!
 //! Times are the host's. The GPU's distance between two events is the driver's; where it lies on the host's clock follows
 //! from the event before, and from the host having recorded the first and seen the last.
 
@@ -13,20 +17,18 @@ use std::collections::{HashMap, VecDeque};
 
 use vgpu_core::compute::Terms;
 use vgpu_core::compute::estimate::Key;
-use vgpu_core::compute::gate::{self, Gate, Verdict};
+use vgpu_core::compute::gate::{self, Gate, Loan, Verdict};
 use vgpu_core::compute::words::Lease;
 use vgpu_share::Share;
 
+use crate::credit::Credit;
+use crate::event::{self, elapsed, relaxed};
 use crate::launch::now;
 use crate::state::Device;
-use crate::{NOT_READY, SUCCESS, real};
+use crate::{NOT_READY, SUCCESS, capture, real};
 
-/// `CU_EVENT_DEFAULT`: timing is on.
-const TIMED: u32 = 0;
 /// A launch takes no longer than this; what is more is the host doing something else.
 const LONGEST_GAP: u64 = 20_000;
-/// `CU_STREAM_CAPTURE_MODE_RELAXED`.
-const RELAXED: i32 = 2;
 
 /// Where work is queued; work of one lane runs in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +42,7 @@ pub(crate) struct Lane {
 /// How an epoch that takes no more launches stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Its last launch is being made.
+    /// Its last launches are being made.
     Coming,
     /// Its end event is recorded.
     Ended,
@@ -61,7 +63,28 @@ struct Pair {
     recorded: u64,
     /// Nanoseconds between the first event and the launch on an idle GPU, which are the host's and not the kernel's.
     gap: u64,
+    /// Loans that are out, and the launch that ends it while that is being made.
+    awaited: u32,
     state: State,
+}
+
+impl Pair {
+    /// Records the end, in hand of a launch of its lane.
+    fn record_end(&mut self) {
+        self.state = if event::record(self.end, self.lane.stream) { State::Ended } else { State::Lost };
+    }
+}
+
+/// Launches of an epoch that a thread has on loan.
+#[derive(Debug)]
+struct Lent {
+    credit: &'static Credit,
+    /// Of the epoch.
+    number: u64,
+    context: usize,
+    loan: Loan,
+    /// What was left of it when the poller last looked.
+    seen: Option<u32>,
 }
 
 /// A launch that may be made.
@@ -97,6 +120,7 @@ pub(crate) struct Metering {
     open: Option<Pair>,
     /// Oldest first.
     closed: VecDeque<Pair>,
+    lent: Vec<Lent>,
     last: Option<Mark>,
     /// Events of a context that are free.
     events: HashMap<usize, Vec<usize>>,
@@ -121,6 +145,7 @@ impl Metering {
             gates: shares.iter().map(|share| Gate::new(share.ledger.slot())).collect(),
             open: None,
             closed: VecDeque::new(),
+            lent: Vec::new(),
             last: None,
             events: HashMap::new(),
             next: 0,
@@ -142,17 +167,18 @@ impl Metering {
         let Some(open) = &self.open else { return };
         let is_same = open.lane == lane && open.index == index;
         let may_be_dry = self.gates.get(open.index).is_some_and(|gate| gate.is_done(now));
-        if !is_same || (may_be_dry && is_idle(lane)) {
+        if !is_same {
+            // What another thread has on loan it brings back in hand of its own lane.
+            let state = if open.awaited > 0 { State::Ended } else { State::Lost };
+            self.close(device, state);
+        } else if may_be_dry && event::is_idle(lane.stream) {
             self.close(device, State::Lost);
         }
     }
 
     /// Ends the open epoch with an event, on the lane of the launch about to be made.
     pub(crate) fn end_open(&mut self, device: &Device) {
-        let Some(open) = &self.open else { return };
-        // SAFETY: an event of this process; the stream of the launch about to be made, by `fit`.
-        let ended = unsafe { real::event_record(open.end, open.lane.stream) } == SUCCESS;
-        self.close(device, if ended { State::Ended } else { State::Lost });
+        self.close(device, State::Ended);
     }
 
     /// The open epoch takes no more launches.
@@ -164,9 +190,15 @@ impl Metering {
         self.push(open, state);
     }
 
-    fn push(&mut self, pair: Pair, state: State) {
-        let state = if pair.start == 0 { State::Lost } else { state };
-        self.closed.push_back(Pair { state, ..pair });
+    /// Its gate has closed it. `Ended`: it is to end here, in hand of its lane, or with what is still awaited.
+    fn push(&mut self, mut pair: Pair, state: State) {
+        match state {
+            _ if pair.start == 0 => pair.state = State::Lost,
+            State::Ended if pair.awaited == 0 => pair.record_end(),
+            State::Ended => pair.state = State::Coming,
+            other => pair.state = other,
+        }
+        self.closed.push_back(pair);
     }
 
     /// A launch that was granted: what is to be done behind it, and whether it is the first in flight.
@@ -184,17 +216,81 @@ impl Metering {
         if plan.end
             && let Some(open) = self.open.take()
         {
-            // SAFETY: as in `end_open`.
-            let ended = unsafe { real::event_record(open.end, open.lane.stream) } == SUCCESS;
-            self.push(open, if ended { State::Ended } else { State::Lost });
+            self.push(open, State::Ended);
         }
         let began = if plan.start { self.start(index, lane) } else { None };
         let number = self.open.as_ref()?.number;
         let ends = self.gates.get_mut(index)?.launched(now, &share, key);
-        if ends && let Some(open) = self.open.take() {
+        if !ends {
+            self.lend(now, &share, device.id(), lane, key);
+        } else if let Some(mut open) = self.open.take() {
+            open.awaited = open.awaited.saturating_add(1);
             self.push(open, State::Coming);
         }
         Some((Admission { number, began, ends }, was_idle))
+    }
+
+    /// Lends the calling thread what it may launch beside this.
+    fn lend(&mut self, now: u64, share: &gate::Share<'_>, lender: usize, lane: Lane, key: &Key) {
+        let Some(credit) = Credit::own().filter(|_| !capture::is_under_way()) else { return };
+        let Some(open) = &mut self.open else { return };
+        let Some(loan) = self.gates.get_mut(open.index).and_then(|gate| gate.lend(now, share, key)) else {
+            return;
+        };
+        open.awaited = open.awaited.saturating_add(1);
+        credit.fill(key, lane.stream, loan, share.lease.word(), lender);
+        self.lent.push(Lent { credit, number: open.number, context: lane.context, loan, seen: None });
+    }
+
+    /// Takes back what the calling thread has left, in hand of a launch of that lane.
+    pub(crate) fn take_back(&mut self, device: &Device, lane: Lane) {
+        let own = Credit::own();
+        let is_own = |lent: &Lent| own.is_some_and(|credit| std::ptr::eq(credit, lent.credit));
+        if let Some(at) = self.lent.iter().position(is_own) {
+            let lent = self.lent.swap_remove(at);
+            let unused = lent.credit.empty();
+            self.end_loan(device, &lent, unused, Some(lane));
+        }
+    }
+
+    /// Takes back all that is lent.
+    pub(crate) fn take_back_all(&mut self, device: &Device) {
+        self.revoke(device, |_| true);
+    }
+
+    fn revoke(&mut self, device: &Device, which: impl FnMut(&mut Lent) -> bool) {
+        let revoked: Vec<Lent> = self.lent.extract_if(.., which).collect();
+        for lent in revoked {
+            let unused = lent.credit.revoke();
+            self.end_loan(device, &lent, unused, None);
+        }
+    }
+
+    /// A loan has ended, in hand of a launch of some lane or of none.
+    fn end_loan(&mut self, device: &Device, lent: &Lent, unused: u32, lane: Option<Lane>) {
+        let at = self.closed.iter().position(|pair| pair.number == lent.number);
+        let place = at.map(|at| self.place(at));
+        let pair = match at {
+            Some(at) => self.closed.get_mut(at),
+            None => self.open.as_mut().filter(|open| open.number == lent.number),
+        };
+        let Some(pair) = pair else { return };
+        pair.awaited = pair.awaited.saturating_sub(1);
+        if let (Some(share), Some(gate)) = (device.stake(pair.index), self.gates.get_mut(pair.index)) {
+            gate.take_back(place, &share, lent.loan, unused);
+        }
+        if at.is_some() && pair.awaited == 0 && pair.state == State::Coming {
+            match lane {
+                Some(lane) if lane == pair.lane => pair.record_end(),
+                _ => pair.state = State::Lost,
+            }
+        }
+    }
+
+    /// Which of its gate's epochs in flight a closed one is.
+    fn place(&self, at: usize) -> usize {
+        let index = self.closed.get(at).map(|pair| pair.index);
+        self.closed.iter().take(at).filter(|pair| Some(pair.index) == index).count()
     }
 
     /// Opens an epoch; gives when its first event was recorded if the stream was idle. If there are no events to be had
@@ -202,13 +298,9 @@ impl Metering {
     fn start(&mut self, index: usize, lane: Lane) -> Option<u64> {
         // On a busy stream the first event waits for what is before it and the pair holds the kernels alone. On an idle one
         // it is reached at once, and the pair also holds the way from one call to the next.
-        let is_idle = !self.is_busy() && is_idle(lane);
+        let is_idle = !self.is_busy() && event::is_idle(lane.stream);
         let recorded = now();
-        let events = self.take_events(lane.context).filter(|(start, _)| {
-            // SAFETY: an event of the current context, and the stream of the launch about to be made.
-            let recorded = unsafe { real::event_record(*start, lane.stream) };
-            recorded == SUCCESS
-        });
+        let events = self.take_events(lane.context).filter(|(start, _)| event::record(*start, lane.stream));
         if events.is_none() {
             // Those that are left may be of a context of the same name that has gone.
             self.events.remove(&lane.context);
@@ -216,7 +308,7 @@ impl Metering {
         let (start, end) = events.unwrap_or((0, 0));
         self.next = self.next.wrapping_add(1);
         let (number, state) = (self.next, State::Coming);
-        self.open = Some(Pair { number, index, lane, start, end, recorded, gap: 0, state });
+        self.open = Some(Pair { number, index, lane, start, end, recorded, gap: 0, awaited: 0, state });
         is_idle.then(now)
     }
 
@@ -231,10 +323,13 @@ impl Metering {
             }
         } else if let Some(pair) = self.closed.iter_mut().rev().find(is_it) {
             pair.gap = pair.gap.max(gap);
-            if pair.state == State::Coming && admission.ends {
-                // SAFETY: an event of this process; the stream of the launch just made.
-                let ended = succeeded && unsafe { real::event_record(pair.end, pair.lane.stream) } == SUCCESS;
-                pair.state = if ended { State::Ended } else { State::Lost };
+            if admission.ends {
+                pair.awaited = pair.awaited.saturating_sub(1);
+                if !succeeded {
+                    pair.state = State::Lost;
+                } else if pair.state == State::Coming && pair.awaited == 0 {
+                    pair.record_end();
+                }
             }
         }
     }
@@ -242,12 +337,7 @@ impl Metering {
     fn take_events(&mut self, context: usize) -> Option<(usize, usize)> {
         let free = self.events.entry(context).or_default();
         while free.len() < 2 {
-            let mut event = 0;
-            // SAFETY: a pointer to a local; the context is current.
-            if relaxed(|| unsafe { real::event_create(&raw mut event, TIMED) }) != SUCCESS {
-                return None;
-            }
-            free.push(event);
+            free.push(event::create()?);
         }
         Some((free.pop()?, free.pop()?))
     }
@@ -260,15 +350,21 @@ impl Metering {
 
     /// Takes in every epoch that has ended.
     pub(crate) fn collect(&mut self, device: &Device, now: u64) {
-        while let Some(first) = self.closed.front() {
-            let reached = match first.state {
+        let mut at = 0;
+        while let Some(next) = self.closed.get(at) {
+            let reached = match next.state {
+                _ if next.awaited > 0 => {
+                    at += 1;
+                    continue;
+                }
                 State::Coming => break,
                 State::Lost => Some(None),
-                State::Ended => relaxed(|| self.measured(first, now)),
+                State::Ended => relaxed(|| self.measured(next, now)),
             };
             let Some(span) = reached else { break };
-            let Some(pair) = self.closed.pop_front() else { break };
-            self.settle(device, now, pair, span);
+            let place = self.place(at);
+            let Some(pair) = self.closed.remove(at) else { break };
+            self.settle(device, now, pair, place, span);
         }
         for (index, gate) in self.gates.iter_mut().enumerate() {
             if let Some(share) = device.stake(index) {
@@ -280,7 +376,7 @@ impl Metering {
     /// When an epoch began and ended. `None`: it has not ended; `Some(None)`: nobody will know, its context has gone.
     fn measured(&self, pair: &Pair, now: u64) -> Option<Option<(u64, u64)>> {
         // SAFETY: the event was recorded and not destroyed.
-        let reached = unsafe { real::event_query(pair.end) };
+        let reached = unsafe { real::cuEventQuery(pair.end) };
         if reached == NOT_READY {
             return None;
         }
@@ -295,12 +391,12 @@ impl Metering {
         }))
     }
 
-    fn settle(&mut self, device: &Device, now: u64, pair: Pair, span: Option<(u64, u64)>) {
+    fn settle(&mut self, device: &Device, now: u64, pair: Pair, place: usize, span: Option<(u64, u64)>) {
         let Pair { index, lane, start, end, state, .. } = pair;
         if let (Some(share), Some(gate)) = (device.stake(index), self.gates.get_mut(index)) {
             match span {
-                Some((began, ended)) => gate.harvest(now, &share, began, ended),
-                None => gate.lose(now, &share),
+                Some((began, ended)) => gate.harvest_at(place, now, &share, began, ended),
+                None => gate.lose_at(place, now, &share),
             }
         }
         match span {
@@ -321,6 +417,11 @@ impl Metering {
 
     /// What no launch looks after: an epoch the program leaves open is given up once it should have ended.
     pub(crate) fn look_after(&mut self, device: &Device, now: u64) {
+        // A thread that has made no launch since the last look may never make another one.
+        self.revoke(device, |lent| {
+            let left = lent.credit.unused();
+            lent.seen.replace(left) == Some(left)
+        });
         let is_left = |pair: &Pair| {
             self.gates.get(pair.index).is_some_and(|gate| gate.is_done(now) && gate.is_quiet(now))
         };
@@ -332,6 +433,7 @@ impl Metering {
 
     /// A context is about to go.
     pub(crate) fn end_context(&mut self, device: &Device, now: u64, context: usize) {
+        self.revoke(device, |lent| lent.context == context);
         if self.open.as_ref().is_some_and(|pair| pair.lane.context == context) {
             self.close(device, State::Lost);
         }
@@ -349,32 +451,4 @@ impl Metering {
             unsafe { real::event_destroy(event) };
         }
     }
-}
-
-/// Whether the stream of the launch about to be made has no work.
-fn is_idle(lane: Lane) -> bool {
-    // SAFETY: the caller has that stream's launch in hand.
-    relaxed(|| unsafe { real::stream_query(lane.stream) }) == SUCCESS
-}
-
-/// Nanoseconds from one event to another; negative if the other was reached first.
-fn elapsed(from: usize, to: usize) -> Option<i64> {
-    let mut millis = 0f32;
-    // SAFETY: both events were recorded; a pointer to a local.
-    let timed = unsafe { real::event_elapsed(&raw mut millis, from, to) };
-    (timed == SUCCESS && millis.is_finite()).then(|| (f64::from(millis) * 1e6) as i64)
-}
-
-/// Calls the driver as one that may, though a stream is being captured somewhere in the program: events of ours have
-/// nothing to do with that.
-fn relaxed<T>(call: impl FnOnce() -> T) -> T {
-    let mut mode = RELAXED;
-    // SAFETY: a pointer to a local; it comes back with the thread's own mode.
-    let changed = unsafe { real::exchange_capture_mode(&raw mut mode) } == SUCCESS;
-    let done = call();
-    if changed {
-        // SAFETY: as above.
-        unsafe { real::exchange_capture_mode(&raw mut mode) };
-    }
-    done
 }

@@ -5,6 +5,7 @@
 //! lock is held meanwhile: two allocations from one pool would each take the other's growth for its own.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vgpu_core::pointers::{Allocation, Parts};
@@ -32,6 +33,9 @@ struct Charged {
     destroyed: bool,
 }
 
+/// Whether this process has known any pool: programs without need not look for what has become of them.
+static ANY: AtomicBool = AtomicBool::new(false);
+
 /// By CUmemoryPool.
 pub(crate) type Pools = Mutex<HashMap<usize, Arc<Pool>>>;
 
@@ -48,6 +52,7 @@ fn pools() -> MutexGuard<'static, HashMap<usize, Arc<Pool>>> {
 
 /// A pool that was made, with the device its memory is on. One of that handle before is gone, and its memory with it.
 pub(crate) fn know(pool: usize, device: Option<i32>) {
+    ANY.store(true, Ordering::Relaxed);
     let before = pools().insert(pool, Arc::new(Pool { device, charged: Mutex::default() }));
     if let Some(before) = before
         && let Some(Ok(device)) = before.device.map(|d| state().device(d))
@@ -59,6 +64,7 @@ pub(crate) fn know(pool: usize, device: Option<i32>) {
 /// A pool by its handle; one nobody made here is the current GPU's.
 fn known(pool: usize, current: i32) -> Arc<Pool> {
     let fresh = || Arc::new(Pool { device: Some(current), charged: Mutex::default() });
+    ANY.store(true, Ordering::Relaxed);
     Arc::clone(pools().entry(pool).or_insert_with(fresh))
 }
 
@@ -152,7 +158,15 @@ fn settle_after(handle: usize, change: impl FnOnce(&mut Charged)) {
 }
 
 /// Settles every pool of this process: synchronising a stream may have shrunk them.
+#[inline]
 pub(crate) fn settle_all() {
+    if ANY.load(Ordering::Relaxed) {
+        settle_every();
+    }
+}
+
+#[cold]
+fn settle_every() {
     let handles: Vec<usize> = pools().keys().copied().collect();
     handles.into_iter().for_each(settle);
 }

@@ -84,9 +84,7 @@ real! {
     "cuEventCreate", event_create(event: *mut usize, flags: u32);
     "cuEventDestroy_v2", event_destroy(event: usize);
     "cuEventRecord", event_record(event: usize, stream: usize);
-    "cuEventQuery", event_query(event: usize);
     "cuEventElapsedTime", event_elapsed(millis: *mut f32, start: usize, end: usize);
-    "cuStreamQuery", stream_query(stream: usize);
     "cuThreadExchangeStreamCaptureMode", exchange_capture_mode(mode: *mut i32);
     "cuStreamIsCapturing", stream_is_capturing(stream: usize, status: *mut i32);
 }

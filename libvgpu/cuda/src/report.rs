@@ -10,8 +10,15 @@ pub(crate) fn memory() -> Result<(usize, usize), Code> {
     check(unsafe { real::cuMemGetInfo_v2(&raw mut free, &raw mut total) })?;
     // Without a share, and when it cannot be told which GPU this is, the driver's figures are the answer.
     let Ok((device, ordinal, _)) = state().current() else { return Ok((free, total)) };
-    let Some(limit) = device.limit() else { return Ok((free, total)) };
-    device.settle_overhead();
+    let (limit, overhead) = match device.shares.as_slice() {
+        [] => return Ok((free, total)),
+        [share] => {
+            let limits = share.limits.read();
+            (limits.memory, limits.overhead)
+        }
+        _ => (device.limit().unwrap_or(u64::MAX), device.overhead()),
+    };
+    device.settle_overhead_of(overhead);
     pool::settle_all();
     graph::settle(ordinal);
     let room = usize::try_from(limit.saturating_sub(device.used())).unwrap_or(usize::MAX);

@@ -8,13 +8,14 @@ use std::path::Path;
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock};
 
-use vgpu_core::pointers::Pointers;
 use vgpu_share::{ROOT, Share, folders};
 
+use crate::capture::Captures;
 use crate::context::Overhead;
 use crate::metering::Metering;
+use crate::pointers::Known;
 use crate::poller::Poller;
-use crate::{Code, OPERATING_SYSTEM, check, graph, pool, real, virtual_memory};
+use crate::{Code, OPERATING_SYSTEM, capture, check, credit, graph, pool, real, virtual_memory};
 
 /// Most GPUs of a container.
 const DEVICES: usize = 64;
@@ -29,14 +30,15 @@ pub(crate) struct Device {
 
 /// This process.
 pub(crate) struct State {
-    devices: [OnceLock<Result<Device, Code>>; DEVICES],
+    devices: Box<[OnceLock<Result<Device, Code>>]>,
     /// Primary contexts seen, by device.
     pub(crate) primaries: Mutex<Vec<(i32, usize)>>,
-    pub(crate) pointers: Pointers,
-    pub(crate) arrays: Pointers,
+    pub(crate) pointers: Known,
+    pub(crate) arrays: Known,
     pub(crate) blocks: virtual_memory::Blocks,
     pub(crate) pools: pool::Pools,
     pub(crate) graphs: graph::Shared,
+    pub(crate) captures: Captures,
     pub(crate) poller: Poller,
 }
 
@@ -44,8 +46,16 @@ pub(crate) struct State {
 static EPOCH: AtomicU32 = AtomicU32::new(1);
 
 thread_local! {
-    /// Context, ordinal and epoch of the last look.
-    static CURRENT: Cell<(usize, i32, u32)> = const { Cell::new((0, 0, 0)) };
+    static CURRENT: Cell<Current> = const { Cell::new(Current { context: 0, ordinal: 0, epoch: 0, device: None }) };
+}
+
+/// What a thread saw when it last looked for its context's GPU.
+#[derive(Clone, Copy)]
+struct Current {
+    context: usize,
+    ordinal: i32,
+    epoch: u32,
+    device: Option<&'static Device>,
 }
 
 /// A context is gone: its handle may come again for another GPU.
@@ -58,28 +68,39 @@ static STATE: AtomicPtr<State> = AtomicPtr::new(std::ptr::null_mut());
 /// In a forked child: nothing here belongs to it. The old state is left as it is, locks and all.
 extern "C" fn forget_in_child() {
     STATE.store(std::ptr::null_mut(), Ordering::Relaxed);
+    forget_current();
+    credit::forget_all();
+    capture::forget_all();
 }
 
 /// The state of this process.
+#[inline]
 pub(crate) fn state() -> &'static State {
-    static AT_FORK: OnceLock<()> = OnceLock::new();
     let known = STATE.load(Ordering::Acquire);
-    if !known.is_null() {
-        // SAFETY: made by `Box::leak` below and never freed.
-        return unsafe { &*known };
+    if known.is_null() {
+        return make();
     }
+    // SAFETY: made below and never freed.
+    unsafe { &*known }
+}
+
+#[cold]
+#[inline(never)]
+fn make() -> &'static State {
+    static AT_FORK: OnceLock<()> = OnceLock::new();
     AT_FORK.get_or_init(|| {
-        // SAFETY: the handler only stores to an atomic. Failing (no memory) leaves a child with its parent's slots.
+        // SAFETY: the handler only stores to atomics. Failing (no memory) leaves a child with its parent's slots.
         unsafe { libc::pthread_atfork(None, None, Some(forget_in_child)) };
     });
     let fresh = Box::into_raw(Box::new(State {
-        devices: std::array::from_fn(|_| OnceLock::new()),
+        devices: (0..DEVICES).map(|_| OnceLock::new()).collect(),
         primaries: Mutex::default(),
-        pointers: Pointers::default(),
-        arrays: Pointers::default(),
+        pointers: Known::default(),
+        arrays: Known::default(),
         blocks: Mutex::default(),
         pools: Mutex::default(),
         graphs: Mutex::default(),
+        captures: Captures::default(),
         poller: Poller::default(),
     }));
     let swapped = STATE.compare_exchange(std::ptr::null_mut(), fresh, Ordering::AcqRel, Ordering::Acquire);
@@ -119,22 +140,41 @@ impl State {
     ///
     /// # Errors
     /// The driver's code without a context, else those of [`State::device`].
-    pub(crate) fn current(&self) -> Result<(&Device, i32, usize), Code> {
+    #[inline]
+    pub(crate) fn current(&'static self) -> Result<(&'static Device, i32, usize), Code> {
         let mut context = 0;
         // SAFETY: a pointer to a local.
         check(unsafe { real::ctx_get_current(&raw mut context) })?;
-        let epoch = EPOCH.load(Ordering::Relaxed);
-        let (known, mut ordinal, seen) = CURRENT.get();
-        if known != context || seen != epoch || context == 0 {
-            // SAFETY: a pointer to a local.
-            check(unsafe { real::ctx_get_device(&raw mut ordinal) })?;
-            CURRENT.set((context, ordinal, epoch));
+        let known = CURRENT.get();
+        match known.device {
+            Some(device)
+                if known.context == context
+                    && known.epoch == EPOCH.load(Ordering::Relaxed)
+                    && context != 0 =>
+            {
+                Ok((device, known.ordinal, context))
+            }
+            _ => self.look(context),
         }
-        Ok((self.device(ordinal)?, ordinal, context))
+    }
+
+    #[cold]
+    fn look(&'static self, context: usize) -> Result<(&'static Device, i32, usize), Code> {
+        let (epoch, mut ordinal) = (EPOCH.load(Ordering::Relaxed), 0);
+        // SAFETY: a pointer to a local.
+        check(unsafe { real::ctx_get_device(&raw mut ordinal) })?;
+        let device = self.device(ordinal)?;
+        CURRENT.set(Current { context, ordinal, epoch, device: Some(device) });
+        Ok((device, ordinal, context))
     }
 }
 
 impl Device {
+    /// Tells devices apart; never 0.
+    pub(crate) fn id(&self) -> usize {
+        std::ptr::from_ref(self) as usize
+    }
+
     fn open(uuid: &str) -> Result<Self, Code> {
         let folders = folders(Path::new(ROOT), uuid).map_err(|_| OPERATING_SYSTEM)?;
         let mut shares = Vec::with_capacity(folders.len());

@@ -19,6 +19,13 @@ macro_rules! entry_points {
             Charge "cuCtxCreate" 12050 2147483647 false cuCtxCreate_v4(a: *mut usize, b: *mut c_void, c: u32, d: i32);
             Charge "cuCtxDestroy" 2000 4000 false cuCtxDestroy(a: usize);
             Charge "cuCtxDestroy" 4000 2147483647 false cuCtxDestroy_v2(a: usize);
+            Order "cuCtxPopCurrent" 2000 4000 false cuCtxPopCurrent(a: *mut usize);
+            Order "cuCtxPopCurrent" 4000 2147483647 false cuCtxPopCurrent_v2(a: *mut usize);
+            Order "cuCtxPushCurrent" 2000 4000 false cuCtxPushCurrent(a: usize);
+            Order "cuCtxPushCurrent" 4000 2147483647 false cuCtxPushCurrent_v2(a: usize);
+            Order "cuCtxSetCurrent" 4000 2147483647 false cuCtxSetCurrent(a: usize);
+            Order "cuCtxSynchronize" 2000 13000 false cuCtxSynchronize();
+            Order "cuCtxSynchronize" 13000 2147483647 false cuCtxSynchronize_v2(a: usize);
             Charge "cuDeviceGraphMemTrim" 11040 2147483647 false cuDeviceGraphMemTrim(a: i32);
             Charge "cuDevicePrimaryCtxRelease" 7000 11000 false cuDevicePrimaryCtxRelease(a: i32);
             Charge "cuDevicePrimaryCtxRelease" 11000 2147483647 false cuDevicePrimaryCtxRelease_v2(a: i32);
@@ -27,6 +34,8 @@ macro_rules! entry_points {
             Charge "cuDevicePrimaryCtxRetain" 7000 2147483647 false cuDevicePrimaryCtxRetain(a: *mut usize, b: i32);
             Report "cuDeviceTotalMem" 2000 3020 false cuDeviceTotalMem(a: *mut u32, b: i32);
             Report "cuDeviceTotalMem" 3020 2147483647 false cuDeviceTotalMem_v2(a: *mut usize, b: i32);
+            Order "cuEventQuery" 2000 2147483647 false cuEventQuery(a: usize);
+            Order "cuEventSynchronize" 2000 2147483647 false cuEventSynchronize(a: usize);
             Dispatch "cuGetProcAddress" 11030 12000 false cuGetProcAddress(a: *const c_char, b: *mut *mut c_void, c: i32, d: u64);
             Dispatch "cuGetProcAddress" 12000 2147483647 false cuGetProcAddress_v2(a: *const c_char, b: *mut *mut c_void, c: i32, d: u64, e: *mut i32);
             Charge "cuGraphAddMemAllocNode" 11040 2147483647 false cuGraphAddMemAllocNode(a: *mut usize, b: usize, c: *const usize, d: usize, e: *mut abi::AllocNode);
@@ -79,10 +88,29 @@ macro_rules! entry_points {
             Charge "cuMemRelease" 10020 2147483647 false cuMemRelease(a: u64);
             Charge "cuMemRetainAllocationHandle" 11000 2147483647 false cuMemRetainAllocationHandle(a: *mut u64, b: *mut c_void);
             Charge "cuMemUnmap" 10020 2147483647 false cuMemUnmap(a: u64, b: usize);
+            Order "cuMemcpyDtoH" 2000 3020 false cuMemcpyDtoH(a: *mut c_void, b: u32, c: u32);
+            Order "cuMemcpyDtoH" 3020 2147483647 false cuMemcpyDtoH_v2(a: *mut c_void, b: u64, c: usize);
+            Order "cuMemcpyDtoH" 7000 2147483647 true cuMemcpyDtoH_v2_ptds(a: *mut c_void, b: u64, c: usize);
             Charge "cuMipmappedArrayCreate" 5000 2147483647 false cuMipmappedArrayCreate(a: *mut usize, b: *const abi::Array3dDescriptor, c: u32);
             Charge "cuMipmappedArrayDestroy" 5000 2147483647 false cuMipmappedArrayDestroy(a: usize);
+            Order "cuStreamBeginCapture" 10000 10010 false cuStreamBeginCapture(a: usize);
+            Order "cuStreamBeginCapture" 10000 10010 true cuStreamBeginCapture_ptsz(a: usize);
+            Order "cuStreamBeginCapture" 10010 2147483647 false cuStreamBeginCapture_v2(a: usize, b: i32);
+            Order "cuStreamBeginCapture" 10010 2147483647 true cuStreamBeginCapture_v2_ptsz(a: usize, b: i32);
+            Order "cuStreamBeginCaptureToCig" 13010 2147483647 false cuStreamBeginCaptureToCig(a: usize, b: *mut c_void);
+            Order "cuStreamBeginCaptureToCig" 13010 2147483647 true cuStreamBeginCaptureToCig_ptsz(a: usize, b: *mut c_void);
+            Order "cuStreamBeginCaptureToGraph" 12030 2147483647 false cuStreamBeginCaptureToGraph(a: usize, b: usize, c: *const usize, d: *const c_void, e: usize, f: i32);
+            Order "cuStreamBeginCaptureToGraph" 12030 2147483647 true cuStreamBeginCaptureToGraph_ptsz(a: usize, b: usize, c: *const usize, d: *const c_void, e: usize, f: i32);
+            Order "cuStreamBeginRecaptureToGraph" 13030 2147483647 false cuStreamBeginRecaptureToGraph(a: usize, b: i32, c: usize, d: *const c_void, e: *mut c_void);
+            Order "cuStreamBeginRecaptureToGraph" 13030 2147483647 true cuStreamBeginRecaptureToGraph_ptsz(a: usize, b: i32, c: usize, d: *const c_void, e: *mut c_void);
             Charge "cuStreamEndCapture" 10000 2147483647 false cuStreamEndCapture(a: usize, b: *mut usize);
             Charge "cuStreamEndCapture" 10000 2147483647 true cuStreamEndCapture_ptsz(a: usize, b: *mut usize);
+            Order "cuStreamEndCaptureToCig" 13010 2147483647 false cuStreamEndCaptureToCig(a: usize);
+            Order "cuStreamEndCaptureToCig" 13010 2147483647 true cuStreamEndCaptureToCig_ptsz(a: usize);
+            Order "cuStreamQuery" 2000 2147483647 false cuStreamQuery(a: usize);
+            Order "cuStreamQuery" 7000 2147483647 true cuStreamQuery_ptsz(a: usize);
+            Order "cuStreamSynchronize" 2000 2147483647 false cuStreamSynchronize(a: usize);
+            Order "cuStreamSynchronize" 7000 2147483647 true cuStreamSynchronize_ptsz(a: usize);
         }
     };
 }

@@ -2,9 +2,28 @@
 //!
 //! A pair of events must not hold time in which the process let the GPU idle, so an epoch ends before every wait. A
 //! launch that was never measured ends it too: nobody knows how long that will take.
+//!
+//! Launches may be lent: they count as made from then on, and those that were not made are taken off when the loan ends.
 
 use super::estimate::Key;
 use super::tuning;
+
+/// Launches of one kind that a thread may make without asking, as part of one epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loan {
+    /// How many.
+    pub launches: u32,
+    /// What each is estimated at, in nanoseconds.
+    pub each: u64,
+    /// What [`super::words::Lease::word`] says: another value ends the loan.
+    pub turn: u32,
+}
+
+impl Loan {
+    fn nanos(self, launches: u32) -> u64 {
+        self.each.saturating_mul(launches.into())
+    }
+}
 
 /// Launches of one process between two events.
 #[derive(Debug)]
@@ -20,6 +39,10 @@ pub(super) struct Epoch {
     pub(super) paid: u64,
     /// Holds a launch that was never measured.
     pub(super) unknown: bool,
+    /// Launches that are lent: some of them may not be made yet.
+    pub(super) lent: u32,
+    /// Whether any of its launches was made on loan.
+    pub(super) unasked: bool,
     /// What its last launch was.
     pub(super) last: Key,
     /// What all its launches were; `None`: of several kinds, and nothing can be learnt from it.
@@ -28,8 +51,36 @@ pub(super) struct Epoch {
 
 impl Epoch {
     pub(super) fn open(now: u64, key: Key) -> Self {
-        let (unknown, last, key) = (false, key, Some(key));
-        Self { opened: now, touched: now, launches: 0, estimate: 0, paid: 0, unknown, last, key }
+        Self {
+            opened: now,
+            touched: now,
+            launches: 0,
+            estimate: 0,
+            paid: 0,
+            unknown: false,
+            lent: 0,
+            unasked: false,
+            last: key,
+            key: Some(key),
+        }
+    }
+
+    /// Counts launches as made that will be, or will be given back.
+    pub(super) fn lend(&mut self, loan: Loan) {
+        self.launches = self.launches.saturating_add(loan.launches);
+        self.estimate = self.estimate.saturating_add(loan.nanos(loan.launches));
+        self.lent = self.lent.saturating_add(loan.launches);
+    }
+
+    /// A loan has ended; gives what those of its launches that were not made had been estimated at.
+    pub(super) fn take_back(&mut self, loan: Loan, unused: u32) -> u64 {
+        let unused = unused.min(loan.launches);
+        let nanos = loan.nanos(unused);
+        self.lent = self.lent.saturating_sub(loan.launches);
+        self.launches = self.launches.saturating_sub(unused);
+        self.estimate = self.estimate.saturating_sub(nanos);
+        self.unasked |= unused < loan.launches;
+        nanos
     }
 
     /// Adds a launch; true if the epoch is full with it.

@@ -24,6 +24,8 @@ struct Estimate {
     /// Launches still to be measured one by one, and how many the next loss makes of it.
     watched: u32,
     losses: u32,
+    /// Epochs with launches on loan that were charged by estimate since the last that was measured.
+    skipped: u32,
 }
 
 /// Estimates of one process, in nanoseconds.
@@ -43,6 +45,11 @@ impl Estimates {
         (seen < tuning::TRIAL).then_some(seen.max(1))
     }
 
+    /// What a launch takes, if that is known well enough to lend some: not on trial and not watched.
+    pub fn steady(&self, key: &Key) -> Option<u64> {
+        self.0.get(key).filter(|e| e.seen >= tuning::TRIAL && e.watched == 0).map(|e| e.mean)
+    }
+
     /// Whether a launch is to be measured by itself, because epochs that ended with its kind were lost.
     pub fn watch(&mut self, key: &Key) -> bool {
         let Some(estimate) = self.0.get_mut(key).filter(|e| e.watched > 0) else { return false };
@@ -58,6 +65,16 @@ impl Estimates {
         estimate.watched = estimate.losses;
     }
 
+    /// An epoch of this kind with launches on loan was charged by estimate: the GPU had run dry before it was full, or the
+    /// program turned to something else. That is cheap and may go on for a while.
+    pub fn skipped(&mut self, key: &Key) {
+        let Some(estimate) = self.0.get_mut(key) else { return };
+        estimate.skipped = estimate.skipped.saturating_add(1);
+        if estimate.skipped >= tuning::SKIPPED {
+            (estimate.skipped, estimate.watched) = (0, tuning::WATCHED_MIN);
+        }
+    }
+
     /// An epoch of this kind became full.
     pub fn filled(&mut self, key: &Key) {
         if let Some(estimate) = self.0.get_mut(key) {
@@ -71,11 +88,12 @@ impl Estimates {
         if self.0.len() >= tuning::KINDS && !self.0.contains_key(&key) {
             self.0.clear();
         }
-        let fresh = Estimate { mean: each, seen: 0, watched: 0, losses: 0 };
+        let fresh = Estimate { mean: each, seen: 0, watched: 0, losses: 0, skipped: 0 };
         let estimate = self.0.entry(key).or_insert(fresh);
         estimate.mean =
             estimate.mean.saturating_mul(tuning::LEARNING - 1).saturating_add(each) / tuning::LEARNING;
         estimate.seen = estimate.seen.saturating_add(launches);
+        estimate.skipped = 0;
     }
 }
 

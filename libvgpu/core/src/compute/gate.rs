@@ -13,12 +13,16 @@
 //! same and given up by [`Gate::lose`] when it is the oldest. Between calls somebody polls ([`Gate::poll_after`]): it
 //! harvests, closes an epoch that got no launch for a while, and charges one that runs long.
 //!
-//! Words that processes share are written when an epoch begins and ends, not by every launch.
+//! Words that processes share are written when an epoch begins and ends, not by every launch. After 4 a thread may be lent
+//! the rest of the open epoch ([`Gate::lend`]): so many more launches of that kind it makes without asking, and whoever
+//! closes the epoch records its end when the loan has ended ([`Gate::take_back`]). Epochs may end in another order than
+//! they began then, so those in flight are told by their place.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
 use super::epoch::Epoch;
+pub use super::epoch::Loan;
 use super::estimate::{Estimates, Key};
 use super::words::{Lease, Tenant, Turn};
 use super::{Terms, tuning};
@@ -176,10 +180,51 @@ impl Gate {
         let Some(epoch) = &mut self.open else { return false };
         let is_full = epoch.add(now, *key, estimate);
         let is_watched = self.estimates.watch(key);
-        if is_full && !is_watched && estimate.is_some() {
+        // One with launches on loan has shown nothing before it is measured.
+        let is_asked = epoch.lent == 0 && !epoch.unasked;
+        if is_full && is_asked && !is_watched && estimate.is_some() {
             self.estimates.filled(key);
         }
         if is_full || is_watched { self.close(share) } else { false }
+    }
+
+    /// More launches of the kind just launched that may be made without asking, if its epoch is still open: as many as
+    /// fit into the epoch, the credit that was granted and the bound on what is in flight. They are charged with the epoch.
+    pub fn lend(&mut self, now: u64, share: &Share<'_>, key: &Key) -> Option<Loan> {
+        let turn = share.lease.word().load(Ordering::Acquire);
+        if share.lease.turn(now) == Turn::Denied {
+            return None;
+        }
+        let each = self.estimates.steady(key)?.max(1);
+        let room = bound(share).saturating_sub(self.left(now));
+        let epoch = self.open.as_mut().filter(|e| e.key == Some(*key))?;
+        let nanos = tuning::EPOCH.saturating_sub(epoch.estimate).min(self.granted).min(room);
+        // The last launch of an epoch is asked for: it ends it.
+        let most = tuning::EPOCH_LAUNCHES.saturating_sub(epoch.launches).saturating_sub(1);
+        let launches = u32::try_from(nanos / each).unwrap_or(u32::MAX).min(most);
+        let loan = Loan { launches, each, turn };
+        if launches == 0 {
+            return None;
+        }
+        epoch.lend(loan);
+        self.granted = self.granted.saturating_sub(each.saturating_mul(launches.into()));
+        Some(loan)
+    }
+
+    /// A loan has ended, of the open epoch or of one in flight, and so many of its launches were not made.
+    pub fn take_back(&mut self, place: Option<usize>, share: &Share<'_>, loan: Loan, unused: u32) {
+        match place {
+            None => {
+                let Some(epoch) = &mut self.open else { return };
+                self.granted = self.granted.saturating_add(epoch.take_back(loan, unused));
+            }
+            Some(place) => {
+                let Some(epoch) = self.flight.get_mut(place) else { return };
+                let nanos = epoch.take_back(loan, unused).min(epoch.paid);
+                epoch.paid -= nanos;
+                share.tenant.credit(signed(nanos));
+            }
+        }
     }
 
     /// Whether all that is in flight should have ended by now and an epoch is still open: if the GPU has really run dry,
@@ -211,14 +256,27 @@ impl Gate {
 
     /// The oldest closed epoch has ended; its events were reached at these moments.
     pub fn harvest(&mut self, now: u64, share: &Share<'_>, start: u64, end: u64) {
-        let Some(epoch) = self.flight.pop_front() else { return };
+        self.harvest_at(0, now, share, start, end);
+    }
+
+    /// The same of a later one, if those before it are on loan.
+    pub fn harvest_at(&mut self, place: usize, now: u64, share: &Share<'_>, start: u64, end: u64) {
+        let older = self.flight.iter().take(place).map(|e| e.opened).min();
+        let Some(epoch) = self.flight.remove(place) else { return };
         let start = start.max(self.ended);
         let end = end.max(start);
-        let used = share.tenant.cover(share.lease, self.slot, start, end);
+        // What is still under way was in flight before this one, too, and is charged from its end on only.
+        let since = older.map_or(start, |opened| opened.max(self.ended).min(start));
+        let used = share.tenant.cover(share.lease, self.slot, since, end);
         share.tenant.credit(signed(epoch.paid).saturating_sub(signed(used)));
-        if let Some(key) = epoch.key {
-            let own = share.lease.own_part(start, end, 1);
+        let own = share.lease.own_part(start, end, 1);
+        if epoch.unasked && own > epoch.estimate.saturating_add(epoch.estimate / tuning::SLACK) {
+            self.estimates.lost(&epoch.last);
+        } else if let Some(key) = epoch.key {
             self.estimates.learn(key, epoch.launches, own);
+            if epoch.unasked {
+                self.estimates.filled(&key);
+            }
         }
         self.ended = end;
         let next = self.flight.front().or(self.open.as_ref()).map(|e| e.opened.max(end));
@@ -232,8 +290,17 @@ impl Gate {
 
     /// The oldest closed epoch cannot be measured: what was paid for it stays paid.
     pub fn lose(&mut self, now: u64, share: &Share<'_>) {
-        let Some(epoch) = self.flight.pop_front() else { return };
-        self.estimates.lost(&epoch.last);
+        self.lose_at(0, now, share);
+    }
+
+    /// The same of a later one, if those before it are on loan.
+    pub fn lose_at(&mut self, place: usize, now: u64, share: &Share<'_>) {
+        let Some(epoch) = self.flight.remove(place) else { return };
+        if epoch.unasked {
+            self.estimates.skipped(&epoch.last);
+        } else {
+            self.estimates.lost(&epoch.last);
+        }
         // What nobody ever measured is not charged as if it had filled all that was waited for.
         let passed = now.saturating_sub(epoch.opened.max(self.ended));
         let used = if epoch.unknown { epoch.paid.min(passed) } else { epoch.paid };
@@ -250,7 +317,7 @@ impl Gate {
     /// Charges what an epoch has used so far if it runs long past its estimate.
     pub fn settle(&mut self, now: u64, share: &Share<'_>) {
         let ended = self.ended;
-        let Some(epoch) = self.flight.front_mut() else { return };
+        let Some(epoch) = self.flight.front_mut().filter(|e| e.lent == 0) else { return };
         let began = epoch.opened.max(ended);
         if epoch.overdue(began, now) < tuning::OVERDUE {
             return;
@@ -283,17 +350,23 @@ impl Gate {
         self.ring |= now.saturating_sub(changed) > tuning::AWAY && share.tenant.busy.is_empty();
     }
 
-    /// How long until there is room for a launch; `None`: there is.
-    ///
-    /// What is in flight is its estimates less the time since the oldest of it began. If that has run past its estimate
-    /// by some time, as much again is to be expected; if it was never measured, anything.
-    fn room(&self, now: u64, share: &Share<'_>, key: &Key) -> Option<u64> {
-        let estimate = self.estimates.get(key).unwrap_or(tuning::FLIGHT);
-        let bound = if share.lease.is_outranked() { tuning::FLIGHT_BELOW } else { tuning::FLIGHT };
-        let front = self.flight.front().or(self.open.as_ref())?;
+    /// Estimated work in flight: its estimates less the time since the oldest of it began. If that has run past its
+    /// estimate by some time, as much again is to be expected; but not of one that may not be all launched yet.
+    fn left(&self, now: u64) -> u64 {
+        let Some(front) = self.flight.front().or(self.open.as_ref()) else { return 0 };
         let began = front.opened.max(self.ended);
         let sum = self.flight.iter().chain(&self.open).fold(0u64, |sum, e| sum.saturating_add(e.estimate));
-        let left = sum.saturating_sub(now.saturating_sub(began)).max(front.overdue(began, now));
+        let overdue = if front.lent == 0 { front.overdue(began, now) } else { 0 };
+        sum.saturating_sub(now.saturating_sub(began)).max(overdue)
+    }
+
+    /// How long until there is room for a launch; `None`: there is. Behind what was never measured there is none.
+    fn room(&self, now: u64, share: &Share<'_>, key: &Key) -> Option<u64> {
+        let estimate = self.estimates.get(key).unwrap_or(tuning::FLIGHT);
+        let bound = bound(share);
+        let front = self.flight.front().or(self.open.as_ref())?;
+        let began = front.opened.max(self.ended);
+        let left = self.left(now);
         if front.unknown {
             // As patient as it has been so far.
             return Some((now.saturating_sub(began) / 4).clamp(POLL_LEAST, tuning::POLL));
@@ -316,6 +389,11 @@ impl Gate {
         share.tenant.waiting.tell(self.slot, waiting);
         share.tenant.blocked.tell(self.slot, blocked);
     }
+}
+
+/// Most estimated work in flight.
+fn bound(share: &Share<'_>) -> u64 {
+    if share.lease.is_outranked() { tuning::FLIGHT_BELOW } else { tuning::FLIGHT }
 }
 
 /// Shortest wait for room: a poll costs about a microsecond.

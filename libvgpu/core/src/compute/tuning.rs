@@ -31,6 +31,13 @@ pub const KINDS: usize = 65_536;
 pub const WATCHED_MIN: u32 = 16;
 /// The same once it keeps happening: one launch in so many is charged by estimate alone.
 pub const WATCHED_MAX: u32 = 1_024;
+/// Epochs of a kind that may be charged by estimate because the GPU had run dry when their loan ended; then as many
+/// launches as [`WATCHED_MIN`] are measured one by one. So of a program whose kernels are shorter than the way to launch
+/// them, one launch in 65 is measured.
+pub const SKIPPED: u32 = 16;
+/// An epoch with launches on loan that took longer than its estimate by one part in so many may hold time in which the
+/// program launched nothing. It is charged, but nothing is learnt from it, and its kind is watched.
+pub const SLACK: u64 = 4;
 /// Weight of a new measurement in an estimate, as one part in so many.
 pub const LEARNING: u64 = 5;
 

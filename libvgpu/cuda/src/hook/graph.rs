@@ -4,7 +4,8 @@ use std::ffi::{c_char, c_void};
 
 use super::{given, twins};
 use crate::abi::{ALLOC_NODE, AllocNode, NodeParameters};
-use crate::{Code, SUCCESS, check, code, graph, real};
+use crate::launch::meant;
+use crate::{Code, SUCCESS, capture, check, code, graph, real};
 
 /// Tells of an allocation node that was added.
 fn added(done: Code, owner: usize, node: Option<&AllocNode>) -> Code {
@@ -121,6 +122,7 @@ twins! {
         // SAFETY: the caller's arguments, unchanged.
         let ended = unsafe { given(end(stream, graph), graph) };
         graph::capture_ended(stream, ended.unwrap_or(0));
+        capture::end(meant(stream, DEFAULT));
         ended.err().unwrap_or(SUCCESS)
     };
 }

@@ -1,7 +1,7 @@
 //! Linear, pitched and managed memory.
 
 use super::given;
-use crate::memory::{alloc, free, pointers};
+use crate::memory::{alloc, alloc_plain, free, pointers};
 use crate::{Code, OUT_OF_MEMORY, code, real};
 
 /// The widest alignment of rows the driver uses: what a row is charged at before the driver has said its pitch.
@@ -10,16 +10,14 @@ const PITCH: u64 = 512;
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> Code {
     // SAFETY: the caller's arguments, unchanged.
-    code(alloc(pointers, Some(bytes as u64), |_| unsafe {
-        given(real::cuMemAlloc_v2(address, bytes), address)
-    }))
+    code(alloc_plain(bytes as u64, || unsafe { given(real::cuMemAlloc_v2(address, bytes), address) }))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemAlloc(address: *mut u32, bytes: u32) -> Code {
     // SAFETY: the caller's arguments, unchanged.
     let call = || unsafe { given(real::cuMemAlloc(address, bytes), address).map(u64::from) };
-    code(alloc(pointers, Some(bytes.into()), |_| call()))
+    code(alloc_plain(bytes.into(), call))
 }
 
 /// Charges rows by their returned pitch; what then does not fit is freed.
@@ -83,7 +81,7 @@ pub unsafe extern "C" fn cuMemAllocPitch(
 pub unsafe extern "C" fn cuMemAllocManaged(address: *mut u64, bytes: usize, flags: u32) -> Code {
     // SAFETY: the caller's arguments, unchanged.
     let call = || unsafe { given(real::cuMemAllocManaged(address, bytes, flags), address) };
-    code(alloc(pointers, Some(bytes as u64), |_| call()))
+    code(alloc_plain(bytes as u64, call))
 }
 
 #[unsafe(no_mangle)]

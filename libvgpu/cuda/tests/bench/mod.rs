@@ -57,6 +57,17 @@ impl Bench {
         let mut artifacts = std::env::current_exe()?;
         artifacts.pop();
         artifacts.pop();
+        Self::made_of(gpus, artifacts, true)
+    }
+
+    /// GPUs described in YAML, with or without the shims, of the libraries in a folder.
+    pub(crate) fn described(description: &str, artifacts: &Path, is_limited: bool) -> anyhow::Result<Self> {
+        let file = tempfile::NamedTempFile::new()?;
+        fs::write(file.path(), description)?;
+        Self::made_of(file.path().to_str().context("a path in UTF-8")?, artifacts.to_owned(), is_limited)
+    }
+
+    fn made_of(gpus: &str, artifacts: PathBuf, is_limited: bool) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         // Tenants of other users look in.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
@@ -65,7 +76,10 @@ impl Bench {
         for (shim, name, real) in [
             ("libvgpu_cuda_shim.so", "libcuda.so.1", "libcuda-real.so"),
             ("libvgpu_nvml_shim.so", "libnvidia-ml.so.1", "libnvidia-ml-real.so"),
-        ] {
+        ]
+        .into_iter()
+        .filter(|_| is_limited)
+        {
             fs::rename(root.join("lib").join(name), root.join("lib").join(real))?;
             let from = artifacts.join(shim);
             fs::copy(&from, root.join("lib").join(name))

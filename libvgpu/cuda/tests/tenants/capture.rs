@@ -35,7 +35,11 @@ macro_rules! call {
 
 impl Program {
     fn launch(&self, name: &str, function: usize, stream: usize) -> anyhow::Result<()> {
-        let mut length = LENGTH;
+        self.launch_of(LENGTH, name, function, stream)
+    }
+
+    fn launch_of(&self, nanos: u64, name: &str, function: usize, stream: usize) -> anyhow::Result<()> {
+        let mut length = nanos;
         let mut parameters = [(&raw mut length).cast::<c_void>()];
         // SAFETY: the signature is that of cuda.h.
         let launch: Symbol<'_, Launch> = unsafe { self.0.get(name.as_bytes())? };
@@ -118,6 +122,57 @@ pub(crate) fn agree(_: &Bench) -> anyhow::Result<()> {
     let charged = share.usage.compute.account.charged.load(Ordering::Relaxed);
     println!("  {kernels} kernels: the GPU was busy for {busy} ns, {charged} are charged");
     ensure!(busy == kernels * LENGTH, "{kernels} kernels took {busy} ns");
+    ensure!(charged.abs_diff(busy) <= busy / 20, "{charged} ns are charged for {busy}");
+    Ok(())
+}
+
+/// Of a kernel of several threads: short, so that most are launched on loan.
+const SHORT: u64 = 20_000;
+const EACH: u64 = 1_000;
+
+/// Launches by threads in streams of their own, in the same one, with pauses, and by one that ends in the middle.
+pub(crate) fn threads() -> anyhow::Result<()> {
+    // SAFETY: loading a driver library has no conditions.
+    let program = Program(unsafe { Library::new("libcuda.so.1") }.context("cannot load libcuda.so.1")?);
+    let mut context = 0usize;
+    call!(program, cuInit(0 => u32));
+    call!(program, cuCtxCreate_v2(&raw mut context => *mut usize, 0 => u32, 0 => i32));
+    let function = program.function()?;
+    let launch = |name: &str, rounds: u64, pause: u64| {
+        call!(program, cuCtxSetCurrent(context => usize));
+        for round in 1..=rounds {
+            program.launch_of(SHORT, name, function, 0)?;
+            if pause > 0 && round % pause == 0 {
+                std::thread::sleep(std::time::Duration::from_micros(700));
+            }
+        }
+        Ok(rounds)
+    };
+    let (plain, own) = ("cuLaunchKernel", "cuLaunchKernel_ptsz");
+    let kernels: anyhow::Result<u64> = std::thread::scope(|scope| {
+        let works = [(plain, EACH, 0), (plain, EACH, 0), (own, EACH, 0), (own, EACH, 7), (plain, 30, 0)];
+        let threads: Vec<_> =
+            works.map(|(name, rounds, pause)| scope.spawn(move || launch(name, rounds, pause))).into();
+        threads.into_iter().map(|t| t.join().map_err(|_| anyhow::anyhow!("a thread panicked"))?).sum()
+    });
+    let kernels = kernels?;
+    call!(program, cuCtxSynchronize());
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    println!("{kernels}");
+    Ok(())
+}
+
+pub(crate) fn threads_agree(_: &Bench) -> anyhow::Result<()> {
+    let bench = Bench::in_virtual_time(1)?;
+    let share = Share::open(&bench.share("s", 1000 * MIB, 60)?)?;
+    let clock = bench.clock(0);
+    let wrapper: Vec<&str> = clock.iter().map(String::as_str).collect();
+    let out = Tenant::start(&bench, &wrapper, &["threads"])?.end()?;
+    let kernels: u64 = out.trim().parse().with_context(|| format!("it said {out:?}"))?;
+    let busy = bench.gpus()?.busy_nanos(&bench.uuid)?;
+    let charged = share.usage.compute.account.charged.load(Ordering::Relaxed);
+    println!("  {kernels} kernels: the GPU was busy for {busy} ns, {charged} are charged");
+    ensure!(busy == kernels * SHORT, "{kernels} kernels took {busy} ns");
     ensure!(charged.abs_diff(busy) <= busy / 20, "{charged} ns are charged for {busy}");
     Ok(())
 }

@@ -33,6 +33,7 @@ pub(crate) fn run(what: &str, arguments: &[String]) -> anyhow::Result<()> {
         "race" => race(number(0)?, number(1)?, number(2)?),
         "change" => change(),
         "capture" => crate::capture::tenant(),
+        "threads" => crate::capture::threads(),
         "families" => crate::families::tenant(),
         "close-all" => {
             let cuda = Cuda::start()?;

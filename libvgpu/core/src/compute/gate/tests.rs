@@ -211,3 +211,114 @@ fn an_epoch_that_is_lost_stays_paid_and_its_kind_is_measured_by_itself() {
     bench.launch(&mut gate, 4 * MS, &KEY);
     assert_eq!(gate.in_flight(), 1, "its epoch ends with it");
 }
+
+/// Launches at a moment, and lends what else fits.
+fn lend(bench: &Bench, gate: &mut Gate, now: u64) -> Option<Loan> {
+    assert_eq!(bench.launch(gate, now, &KEY), Verdict::Launch);
+    gate.lend(now, &bench.share(), &KEY)
+}
+
+#[test]
+fn a_loan_is_paid_for_and_what_was_not_launched_of_it_is_given_back() {
+    let bench = Bench::capped(50);
+    let mut gate = bench.taught(MS, 10 * US);
+    let loan = lend(&bench, &mut gate, 2 * MS).unwrap();
+    // Half a millisecond less the launch before.
+    assert_eq!((loan.launches, loan.each), (49, 10 * US));
+    let balance = || bench.tenant.balance(2 * MS, bench.terms, false);
+    let before = balance();
+    assert!(gate.close(&bench.share()));
+    assert_eq!(balance(), before - 500 * US as i64);
+    gate.take_back(Some(0), &bench.share(), loan, 20);
+    assert_eq!(balance(), before - 300 * US as i64);
+    gate.harvest(3 * MS, &bench.share(), 2 * MS, 2 * MS + 310 * US);
+    assert_eq!(bench.tenant.account.charged.load(Ordering::Relaxed), 10 * US + 310 * US);
+}
+
+#[test]
+fn what_is_lent_is_not_granted_twice() {
+    let bench = Bench::capped(50);
+    let mut gate = bench.taught(1_000 * MS, 10 * US);
+    let now = 1_001 * MS;
+    let balance = bench.tenant.balance(now, bench.terms, false);
+    bench.tenant.credit(45 * US as i64 - balance);
+    let loan = lend(&bench, &mut gate, now).unwrap();
+    assert_eq!(loan.launches, 3);
+    let more = (0..100).take_while(|_| bench.launch(&mut gate, now, &KEY) == Verdict::Launch).count();
+    // As without a loan: five, of which the last goes into debt.
+    assert_eq!(more, 1);
+}
+
+#[test]
+fn what_is_lent_counts_as_in_flight() {
+    let bench = Bench::default();
+    let mut gate = bench.taught(MS, 100 * US);
+    let now = 10 * MS;
+    let mut launches = 0;
+    while bench.launch(&mut gate, now, &KEY) == Verdict::Launch {
+        launches += 1 + gate.lend(now, &bench.share(), &KEY).map_or(0, |loan| u64::from(loan.launches));
+    }
+    assert_eq!(launches, tuning::FLIGHT / (100 * US));
+}
+
+#[test]
+fn nothing_is_lent_of_what_is_not_known_well_or_to_a_share_whose_turn_it_is_not() {
+    let bench = Bench::capped(50);
+    let mut gate = Gate::new(0);
+    assert_eq!(lend(&bench, &mut gate, MS), None);
+    let bench = Bench::capped(50);
+    let mut gate = bench.taught(2 * MS, 10 * US);
+    gate.estimates.lost(&KEY);
+    assert_eq!(lend(&bench, &mut gate, 3 * MS), None);
+    let mut gate = bench.taught(4 * MS, 10 * US);
+    bench.launch(&mut gate, 5 * MS, &KEY);
+    bench.lease.publish(5 * MS, Turn::Denied, false, 0);
+    assert_eq!(gate.lend(5 * MS, &bench.share(), &KEY), None);
+}
+
+#[test]
+fn an_epoch_that_is_taken_in_before_an_older_one_loses_no_time() {
+    let bench = Bench::capped(50);
+    let mut gate = bench.taught(MS, 10 * US);
+    let loan = lend(&bench, &mut gate, 2 * MS).unwrap();
+    gate.close(&bench.share());
+    bench.launch(&mut gate, 2 * MS + 100 * US, &KEY);
+    gate.close(&bench.share());
+    let charged = || bench.tenant.account.charged.load(Ordering::Relaxed);
+    let before = charged();
+    gate.harvest_at(1, 3 * MS, &bench.share(), 2 * MS + 500 * US, 2 * MS + 600 * US);
+    assert_eq!(charged() - before, 600 * US);
+    gate.take_back(Some(0), &bench.share(), loan, 0);
+    gate.harvest_at(0, 3 * MS, &bench.share(), 2 * MS, 2 * MS + 700 * US);
+    assert_eq!(charged() - before, 700 * US);
+}
+
+#[test]
+fn time_in_which_nothing_was_launched_on_loan_is_charged_but_not_learnt() {
+    let bench = Bench::capped(50);
+    let mut gate = bench.taught(MS, 10 * US);
+    let loan = lend(&bench, &mut gate, 2 * MS).unwrap();
+    gate.take_back(None, &bench.share(), loan, 0);
+    gate.close(&bench.share());
+    let before = bench.tenant.account.charged.load(Ordering::Relaxed);
+    gate.harvest(4 * MS, &bench.share(), 2 * MS, 3 * MS);
+    assert_eq!(bench.tenant.account.charged.load(Ordering::Relaxed) - before, MS);
+    assert_eq!(gate.estimates.get(&KEY), Some(10 * US));
+    assert_eq!(lend(&bench, &mut gate, 5 * MS), None, "the next are measured by themselves");
+}
+
+#[test]
+fn epochs_on_loan_that_are_lost_are_cheap_for_a_while() {
+    let bench = Bench::capped(50);
+    let mut gate = bench.taught(MS, 10 * US);
+    let mut now = 2 * MS;
+    let mut lent = 0;
+    while let Some(loan) = lend(&bench, &mut gate, now) {
+        gate.take_back(None, &bench.share(), loan, 0);
+        gate.close(&bench.share());
+        gate.lose(now, &bench.share());
+        now += 10 * MS;
+        lent += 1;
+    }
+    assert_eq!(lent, tuning::SKIPPED);
+}

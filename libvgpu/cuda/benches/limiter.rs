@@ -1,0 +1,201 @@
+//! What the limiter costs a program, and that it lets none of its memory go over the limit.
+//!
+//! Each measured process is this program once more, in a mount namespace with a share as a container has it, under the
+//! shim in front of the fake driver or under the fake driver alone. The driver's calls return at once. Both kinds take
+//! turns, and a value is the median over rounds of what the shim adds in one; `baseline` is the native call itself.
+//!
+//! `--artifacts DIR` measures the libraries of that folder instead of those built with this program. Prints one JSON
+//! object (see `cargo xtask bench`).
+
+#[path = "../tests/bench/mod.rs"]
+mod bench;
+#[path = "limiter/driver.rs"]
+mod driver;
+#[path = "limiter/tenant.rs"]
+mod tenant;
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, ensure};
+use serde_json::{Map, Value, json};
+
+use bench::{Bench, MIB};
+
+/// Rounds of each kind.
+const ROUNDS: usize = 25;
+/// Processes of each kind whose first calls are timed one after another.
+const FIRSTS: usize = 60;
+/// Processes that start at once.
+const STARTS: usize = 300;
+const RACERS: u64 = 8;
+/// Allocations and frees of all racers.
+const OPERATIONS: u64 = 100_000;
+
+const TIMELESS: &str = "gpus: [{model: T4}]\ntime: {mode: none}";
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, first, what, rest @ ..] = &arguments[..]
+        && first == "tenant"
+    {
+        return tenant::run(what, rest);
+    }
+    let artifacts = match arguments.iter().position(|a| a == "--artifacts") {
+        Some(at) => PathBuf::from(arguments.get(at + 1).context("--artifacts wants a folder")?),
+        None => {
+            let mut own = std::env::current_exe()?;
+            own.pop();
+            own.pop();
+            own
+        }
+    };
+    let share = |is_limited| {
+        let bench = Bench::described(TIMELESS, &artifacts, is_limited)?;
+        bench.share("s", 8192 * MIB, 50)?;
+        anyhow::Ok(bench)
+    };
+    let (native, limited) = (share(false)?, share(true)?);
+    let mut metrics = Metrics::default();
+    calls(&native, &limited, &mut metrics)?;
+    first_calls(&native, &limited, &mut metrics)?;
+    starts(&limited, &mut metrics)?;
+    let overshoot = overshoot(&Bench::described("gpus: [{model: T4}]", &artifacts, true)?)?;
+    metrics.put("overshoot_bytes_8_processes", "bytes", overshoot, None, Some(0.0));
+    println!("{}", Value::Object(metrics.0));
+    Ok(())
+}
+
+#[derive(Default)]
+struct Metrics(Map<String, Value>);
+
+impl Metrics {
+    fn put(&mut self, name: &str, unit: &str, value: f64, baseline: Option<f64>, goal: Option<f64>) {
+        let ok = goal.map(|goal| value <= goal);
+        let row = json!({"value": value, "unit": unit, "baseline": baseline, "goal": goal, "ok": ok});
+        self.0.insert(name.to_owned(), row);
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn tenant(bench: &Bench, arguments: &[&str]) -> anyhow::Result<Command> {
+    let mut command = bench.command(&[], &std::env::current_exe()?, &[&["tenant"], arguments].concat());
+    command.stderr(Stdio::inherit());
+    Ok(command)
+}
+
+/// A process that does rounds when it is told to.
+struct Rounds(Child);
+
+impl Rounds {
+    fn start(bench: &Bench) -> anyhow::Result<Self> {
+        let child = tenant(bench, &["rounds"])?.stdin(Stdio::piped()).spawn();
+        Ok(Self(child.context("cannot start unshare")?))
+    }
+
+    /// Nanoseconds per call: lower quartile, median and mean over its batches.
+    fn round(&mut self, what: &str) -> anyhow::Result<[f64; 3]> {
+        writeln!(self.0.stdin.as_mut().context("its input is a pipe")?, "{what}")?;
+        let mut line = String::new();
+        // It writes one line for each it reads, so nothing is left in the buffer.
+        BufReader::new(self.0.stdout.as_mut().context("its output is a pipe")?).read_line(&mut line)?;
+        let numbers: Vec<f64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+        numbers.try_into().map_err(|_| anyhow::anyhow!("{what}: it said {line:?}"))
+    }
+}
+
+impl Drop for Rounds {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn calls(native: &Bench, limited: &Bench, metrics: &mut Metrics) -> anyhow::Result<()> {
+    let (mut native, mut limited) = (Rounds::start(native)?, Rounds::start(limited)?);
+    for (what, name, goal) in [
+        ("launch 1", "launch_extra_ns_1_threads", 2.0),
+        ("launch 2", "launch_extra_ns_2_threads", 2.0),
+        ("launch 8", "launch_extra_ns_8_threads", 4.0),
+        ("alloc 0", "alloc_free_extra_ns_0_live", 60.0),
+        ("alloc 50000", "alloc_free_extra_ns_50000_live", 60.0),
+        ("info", "mem_get_info_extra_ns", 20.0),
+    ] {
+        // Of launches, those with credit left; what asking adds is in the amortised cost.
+        let place = usize::from(!what.starts_with("launch"));
+        let (mut extra, mut plain, mut amortised) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..ROUNDS {
+            let (one, other) = (native.round(what)?, limited.round(what)?);
+            extra.push(other[place] - one[place]);
+            plain.push(one[place]);
+            amortised.push(other[2] - one[2]);
+        }
+        let plain = median(plain);
+        metrics.put(name, "ns", median(extra), Some(plain), Some(goal));
+        if what.starts_with("launch") {
+            let name = name.replace("extra", "amortised_extra");
+            metrics.put(&name, "ns", median(amortised), Some(plain), None);
+        }
+    }
+    Ok(())
+}
+
+/// Nanoseconds from before the driver is loaded to behind the first allocation.
+fn first_call(bench: &Bench) -> anyhow::Result<f64> {
+    let out = tenant(bench, &["first"])?.output()?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    text.trim().parse().with_context(|| format!("{} it said {text:?}", out.status))
+}
+
+fn first_calls(native: &Bench, limited: &Bench, metrics: &mut Metrics) -> anyhow::Result<()> {
+    let (mut extra, mut plain) = (Vec::new(), Vec::new());
+    for _ in 0..FIRSTS {
+        let (one, other) = (first_call(native)?, first_call(limited)?);
+        extra.push((other - one) / 1e6);
+        plain.push(one / 1e6);
+    }
+    metrics.put("first_call_extra_ms", "ms", median(extra), Some(median(plain)), Some(0.2));
+    Ok(())
+}
+
+/// How much longer the last tenth of processes that open the share at once take for it than the first. They have
+/// initialised the driver before, and what the fake driver takes for the call itself is a thousandth of it.
+fn last_over_first(bench: &Bench) -> anyhow::Result<f64> {
+    let out = tenant(bench, &["start", &STARTS.to_string()])?.output()?;
+    let text = String::from_utf8_lossy(&out.stdout).into_owned();
+    let took: Vec<f64> = text.lines().filter_map(|line| line.parse().ok()).collect();
+    ensure!(took.len() == STARTS, "{}: {} of {STARTS} said how long they took", out.status, took.len());
+    let (first, last) = (&took[..STARTS / 10], &took[STARTS - STARTS / 10..]);
+    Ok(median(last.to_vec()) / median(first.to_vec()))
+}
+
+fn starts(limited: &Bench, metrics: &mut Metrics) -> anyhow::Result<()> {
+    let ratios: anyhow::Result<Vec<f64>> = (0..5).map(|_| last_over_first(limited)).collect();
+    metrics.put("start_300_last_over_first", "1", median(ratios?), None, Some(2.0));
+    Ok(())
+}
+
+/// Bytes over the limit that the driver ever handed out to processes that race for a share.
+fn overshoot(bench: &Bench) -> anyhow::Result<f64> {
+    const LIMIT: u64 = 256 * MIB;
+    bench.share("s", LIMIT, 0)?;
+    let each = (OPERATIONS / RACERS).to_string();
+    let racers: anyhow::Result<Vec<Child>> = (1..=RACERS)
+        .map(|seed| {
+            let mut command = tenant(bench, &["race", &each, &seed.to_string(), &LIMIT.to_string()])?;
+            command.spawn().context("cannot start unshare")
+        })
+        .collect();
+    for mut racer in racers? {
+        let status = racer.wait()?;
+        ensure!(status.success(), "a racer: {status}");
+    }
+    let peak = bench.peak()?;
+    ensure!(peak > LIMIT / 2, "they held {peak} bytes at most: that is no race");
+    Ok(peak.saturating_sub(LIMIT) as f64)
+}
