@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use vgpu_api::{Enforcement, Priority};
 
 use crate::host::Host;
 
@@ -62,11 +63,21 @@ pub struct PreparedShare {
     /// Percent of GPU time; 0 or 100: no cap.
     #[serde(default)]
     pub cores: u32,
+    /// What `cores` means.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub enforcement: Enforcement,
+    /// Who goes first.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub priority: Priority,
     /// The whole GPU without a limiter.
     #[serde(default)]
     pub exclusive: bool,
     /// As answered to the kubelet.
     pub cdi_ids: Vec<String>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Why the checkpoint cannot be used.
@@ -186,6 +197,8 @@ mod tests {
             share_id: "s".into(),
             memory: 3 << 30,
             cores: 30,
+            enforcement: Enforcement::Elastic,
+            priority: Priority::High,
             exclusive: false,
             cdi_ids: vec!["vgpu-dra.io/gpu=GPU-1".into()],
         };
