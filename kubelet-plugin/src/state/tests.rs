@@ -188,6 +188,7 @@ fn a_share_gets_the_gpu_and_then_the_limiter() {
         "/usr/lib/libnvidia-ml-real.so",
         "/run/vgpu-dra/GPU-AA/s/limits",
         "/run/vgpu-dra/GPU-AA/s/usage",
+        "/run/vgpu-dra/GPU-AA/s/bell",
     ];
     assert_eq!(places, want);
     let usage = read_usage(&SharePaths::new(&node.paths().share_dir, "u", "s")).unwrap();

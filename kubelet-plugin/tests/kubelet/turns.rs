@@ -53,7 +53,7 @@ pub(crate) async fn shares_of_a_gpu_take_turns_as_long_as_a_plugin_lives(node: &
     }
     let one = [Turn::Held, Turn::Denied];
     become_("one of them holds the turn", one).await?;
-    let counted = async || Ok(plugin.metric("vgpu_kubelet_plugin_turns_total").await?[0].1);
+    let counted = async || anyhow::Ok(plugin.metric("vgpu_kubelet_plugin_turns_total").await?[0].1);
     until("turns are counted", async || Ok((counted().await? >= 2.0).then_some(()))).await?;
     plugin.kill()?;
     become_("nobody waits for a killed plugin", [Turn::Open, Turn::Open]).await?;

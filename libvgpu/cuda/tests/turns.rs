@@ -198,11 +198,10 @@ fn hard(_: &Bench) -> anyhow::Result<()> {
         ([30, 70], ["100", "100"]),
         ([30, 70], ["100", "10000"]),
         ([70, 30], ["100", "10000"]),
-        ([50, 50], ["1000", "1000"]),
         ([10, 90], ["1000", "100"]),
     ] {
-        let programs = lengths.map(|lengths| spin!(lengths, "6"));
-        let tenants = [tenant(caps[0], programs[0]), tenant(caps[1], programs[1])];
+        let programs = lengths.map(|lengths| ["spin", "--lengths-micros", lengths, "--seconds", "3"]);
+        let tenants = [tenant(caps[0], &programs[0]), tenant(caps[1], &programs[1])];
         let scene = play(&tenants, &[&[]])?;
         let got = [scene.percent(0)?, scene.percent(1)?];
         println!("  caps {caps:?} %, kernels of {lengths:?} us: {:.2} and {:.2} %", got[0], got[1]);
@@ -215,10 +214,10 @@ fn hard(_: &Bench) -> anyhow::Result<()> {
 }
 
 fn waiting(_: &Bench) -> anyhow::Result<()> {
-    let waits = spin!("100", "6", "--sync");
+    let waits = spin!("100", "3", "--sync");
     let alone = play(&[tenant(0, waits)], &[])?.percent(0)?;
     for caps in [[50, 50], [30, 70]] {
-        let scene = play(&[tenant(caps[0], waits), tenant(caps[1], spin!("100", "6"))], &[&[]])?;
+        let scene = play(&[tenant(caps[0], waits), tenant(caps[1], spin!("100", "3"))], &[&[]])?;
         let got = [scene.percent(0)?, scene.percent(1)?];
         // While another wants the GPU, a share is a part of the time, and who waits cannot fill it.
         let entitled = f64::from(caps[0]) * alone / 100.0;
@@ -240,8 +239,8 @@ fn elastic(_: &Bench) -> anyhow::Result<()> {
     let limits = with(50, Enforcement::Elastic, Priority::Normal);
     // The second ends, and with it the contention.
     let tenants =
-        [Tenant { limits, program: spin!("1000", "6") }, Tenant { limits, program: spin!("1000", "3") }];
-    let scene = play(&tenants, &[&["500:note", "2500:note", "3500:note", "5500:note"]])?;
+        [Tenant { limits, program: spin!("1000", "4") }, Tenant { limits, program: spin!("1000", "2") }];
+    let scene = play(&tenants, &[&["500:note", "1900:note", "2500:note", "3500:note"]])?;
     let (beside, alone) = (scene.between(0, 0, 1)?, scene.between(0, 2, 3)?);
     println!("  elastic 50 %: {beside:.2} % beside another, {alone:.2} % alone");
     ensure!((beside - 50.0).abs() <= 2.0 && alone >= 97.0, "{beside:.2} % and {alone:.2} %");
@@ -249,27 +248,27 @@ fn elastic(_: &Bench) -> anyhow::Result<()> {
 }
 
 fn best_effort(_: &Bench) -> anyhow::Result<()> {
-    let scene = play(&[tenant(0, spin!("1000", "6")), tenant(60, spin!("100", "6"))], &[&[]])?;
+    let scene = play(&[tenant(0, spin!("1000", "3")), tenant(60, spin!("1000", "3"))], &[&[]])?;
     let got = [scene.percent(0)?, scene.percent(1)?];
     println!("  nothing booked beside 60 %: {:.2} and {:.2} %", got[0], got[1]);
     ensure!((58.0..=61.0).contains(&got[1]) && (34.0..=42.0).contains(&got[0]), "{got:?}");
-    let none = Tenant { limits: with(40, Enforcement::None, Priority::Normal), program: spin!("1000", "6") };
-    let scene = play(&[none, tenant(60, spin!("100", "6", "--sync"))], &[&[]])?;
+    let none = Tenant { limits: with(40, Enforcement::None, Priority::Normal), program: spin!("1000", "3") };
+    let scene = play(&[none, tenant(60, spin!("1000", "3"))], &[&[]])?;
     let got = [scene.percent(0)?, scene.percent(1)?];
-    println!("  40 % not enforced beside 60 % that waits: {:.2} and {:.2} %", got[0], got[1]);
-    ensure!(got[0] > 30.0 && got[1] > 35.0, "{got:?}");
+    println!("  40 % not enforced beside 60 %: {:.2} and {:.2} %", got[0], got[1]);
+    ensure!((58.0..=61.0).contains(&got[1]) && (34.0..=42.0).contains(&got[0]), "{got:?}");
     Ok(())
 }
 
 fn high(_: &Bench) -> anyhow::Result<()> {
-    let waits = spin!("1000", "4", "--sync");
+    let waits = spin!("1000", "2", "--sync");
     let alone =
         play(&[Tenant { limits: with(50, Enforcement::Elastic, Priority::High), program: waits }], &[&[]])?;
     let beside = |priority: Priority, other: Priority| -> anyhow::Result<u64> {
         let limits = |priority| with(50, Enforcement::Elastic, priority);
         let tenants = [
             Tenant { limits: limits(priority), program: waits },
-            Tenant { limits: limits(other), program: spin!("100", "4") },
+            Tenant { limits: limits(other), program: spin!("100", "2") },
         ];
         play(&tenants, &[&[]])?.kernels.first().copied().context("kernels")
     };
@@ -283,13 +282,13 @@ fn high(_: &Bench) -> anyhow::Result<()> {
 
 fn killed_tenant(_: &Bench) -> anyhow::Result<()> {
     // Moments of a turn: holder and waiter, working and draining.
-    for moment in [1_000, 1_003, 1_007, 1_011, 1_016, 1_019, 1_023] {
+    for moment in [500, 503, 511, 519, 523] {
         let kill = format!("{moment}:kill=0");
-        let (then, end) = (format!("{}:note", moment + 30), format!("{}:note", moment + 1_030));
+        let (then, end) = (format!("{}:note", moment + 30), format!("{}:note", moment + 530));
         let steps = [kill.as_str(), then.as_str(), end.as_str()];
         let elastic =
-            Tenant { limits: with(50, Enforcement::Elastic, Priority::Normal), program: spin!("1000", "4") };
-        let scene = play(&[tenant(50, spin!("1000", "4")), elastic], &[&steps])?;
+            Tenant { limits: with(50, Enforcement::Elastic, Priority::Normal), program: spin!("1000", "2") };
+        let scene = play(&[tenant(50, spin!("1000", "2")), elastic], &[&steps])?;
         let got = scene.between(1, 0, 1)?;
         println!("  killed at {moment} ms: {got:.2} % from 30 ms later on");
         ensure!(scene.percents[0].is_none() && got >= 97.0, "{got:.2} %");
@@ -298,9 +297,9 @@ fn killed_tenant(_: &Bench) -> anyhow::Result<()> {
 }
 
 fn killed_arbiter(_: &Bench) -> anyhow::Result<()> {
-    let tenants = [tenant(30, spin!("100", "9")), tenant(70, spin!("10000", "9"))];
-    let first = ["500:note", "2500:note", "2501:die"];
-    let second = ["2600:note", "4600:note", "4601:begin", "5200:note", "8200:note"];
+    let tenants = [tenant(30, spin!("100", "6")), tenant(70, spin!("10000", "6"))];
+    let first = ["500:note", "2000:note", "2001:die"];
+    let second = ["2100:note", "3600:note", "3601:begin", "4200:note", "5700:note"];
     let scene = play(&tenants, &[&first, &second])?;
     let of = |from| -> anyhow::Result<[f64; 2]> {
         Ok([scene.between(0, from, from + 1)?, scene.between(1, from, from + 1)?])
@@ -320,7 +319,7 @@ fn killed_arbiter(_: &Bench) -> anyhow::Result<()> {
 
 fn oldest(_: &Bench) -> anyhow::Result<()> {
     let bench = Bench::in_virtual_time(2)?;
-    let tenants = [tenant(40, spin!("1000", "6")), tenant(40, spin!("1000", "6"))];
+    let tenants = [tenant(40, spin!("1000", "2")), tenant(40, spin!("1000", "2"))];
     let scene = play_on(&bench, &tenants, &[&[]], &[0])?;
     let got = [scene.percent(0)?, scene.percent(1)?];
     println!("  caps 40 %, the first of the oldest version: {:.2} and {:.2} %", got[0], got[1]);
