@@ -1,6 +1,7 @@
 //! ShareConfig: the opaque configuration a claim or DeviceClass may carry for this driver.
 //!
-//! It decides *where* a share goes; how much it gets is said in the request's capacities. Unknown fields and values
+//! It decides *where* a share goes and what its `cores` mean beside other shares; how much it gets is said in the request's
+//! capacities. Unknown fields and values
 //! are refused with the field's path, because a misspelt policy that silently did nothing would be worse.
 
 use schemars::JsonSchema;
@@ -63,11 +64,48 @@ pub struct Placement {
     pub gpu: Option<Policy>,
 }
 
+/// What `cores` means for a share.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Enforcement {
+    /// A cap: never more, even if the GPU is idle. As much is the share's while others want the GPU.
+    #[default]
+    Hard,
+    /// A guarantee without a cap: as much while others want the GPU, and what they leave idle too.
+    Elastic,
+    /// Neither cap nor guarantee: what the others leave.
+    None,
+}
+
+/// Who goes first while several shares want a GPU.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Priority {
+    /// Stops the others' launches as soon as it wants the GPU.
+    High,
+    /// The usual.
+    #[default]
+    Normal,
+    /// After all others.
+    Low,
+}
+
+/// What a share's `cores` mean. An unset field is taken from the class.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Cores {
+    /// `None`: `Hard`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub enforcement: Option<Enforcement>,
+}
+
 /// What a share may be told beside its amounts. Every field is optional.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ShareConfig {
     /// Where the share goes.
     pub placement: Placement,
+    /// What its `cores` mean.
+    pub cores: Cores,
+    /// Who goes first; `None`: `Normal`.
+    pub priority: Option<Priority>,
 }
 
 /// Why opaque parameters are not a ShareConfig. The caller adds the object they came from.
@@ -102,6 +140,10 @@ struct Wire {
     kind: String,
     #[serde(default)]
     placement: Placement,
+    #[serde(default)]
+    cores: Cores,
+    #[serde(default)]
+    priority: Option<Priority>,
 }
 
 impl ShareConfig {
@@ -125,7 +167,7 @@ impl ShareConfig {
             ShareConfigError::Field { path: e.path().to_string(), message: e.inner().to_string() }
         })?;
         debug_assert!(wire.api_version == API_VERSION && wire.kind == Self::KIND);
-        Ok(Self { placement: wire.placement })
+        Ok(Self { placement: wire.placement, cores: wire.cores, priority: wire.priority })
     }
 
     /// This configuration with `later` laid over it, field by field.
@@ -135,6 +177,8 @@ impl ShareConfig {
                 node: later.placement.node.or(self.placement.node),
                 gpu: later.placement.gpu.or(self.placement.gpu),
             },
+            cores: Cores { enforcement: later.cores.enforcement.or(self.cores.enforcement) },
+            priority: later.priority.or(self.priority),
         }
     }
 }
@@ -155,6 +199,45 @@ mod tests {
             json!({"apiVersion": API_VERSION, "kind": "ShareConfig", "placement": {"node": "Spread"}}),
         );
         assert_eq!(c.unwrap().placement, Placement { node: Some(Policy::Spread), gpu: None });
+    }
+
+    #[test]
+    fn enforcement_and_priority_are_read_and_later_ones_win() {
+        let read = |cores: Value, priority: Value| {
+            decode(
+                json!({"apiVersion": API_VERSION, "kind": "ShareConfig", "cores": cores, "priority": priority}),
+            )
+        };
+        let class = read(json!({"enforcement": "Elastic"}), json!("Low")).unwrap();
+        assert_eq!(
+            (class.cores.enforcement, class.priority),
+            (Some(Enforcement::Elastic), Some(Priority::Low))
+        );
+        let claim = read(json!({}), json!("High")).unwrap();
+        let both = class.overlaid(claim);
+        assert_eq!(
+            (both.cores.enforcement, both.priority),
+            (Some(Enforcement::Elastic), Some(Priority::High))
+        );
+        for (cores, priority, want) in [
+            (
+                json!({"enforcement": "Soft"}),
+                json!("High"),
+                "parameters.cores.enforcement: unknown variant `Soft`, expected one of `Hard`, `Elastic`, `None`",
+            ),
+            (
+                json!({}),
+                json!("Urgent"),
+                "parameters.priority: unknown variant `Urgent`, expected one of `High`, `Normal`, `Low`",
+            ),
+            (
+                json!({"limit": 3}),
+                json!("Low"),
+                "parameters.cores.limit: unknown field `limit`, expected `enforcement`",
+            ),
+        ] {
+            assert_eq!(read(cores, priority).unwrap_err(), want);
+        }
     }
 
     #[test]
@@ -185,7 +268,7 @@ mod tests {
 
     #[test]
     fn the_later_configuration_wins_field_by_field() {
-        let place = |node, gpu| ShareConfig { placement: Placement { node, gpu } };
+        let place = |node, gpu| ShareConfig { placement: Placement { node, gpu }, ..ShareConfig::default() };
         let class = place(Some(Policy::Binpack), Some(Policy::Binpack));
         let claim = place(None, Some(Policy::Spread));
         assert_eq!(class.overlaid(claim), place(Some(Policy::Binpack), Some(Policy::Spread)));

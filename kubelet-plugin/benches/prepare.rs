@@ -185,5 +185,7 @@ fn share(n: usize) -> WantedShare {
         share_id: format!("0f4d2b0f-8f11-4a56-9c0d-{n:012}"),
         memory: 1024 * MIB,
         cores: 1,
+        enforcement: vgpu_api::Enforcement::Hard,
+        priority: vgpu_api::Priority::Normal,
     }
 }

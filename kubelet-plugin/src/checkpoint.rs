@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use vgpu_api::{Enforcement, Priority};
 
 use crate::host::Host;
 
@@ -62,6 +63,12 @@ pub struct PreparedShare {
     /// Percent of GPU time; 0 or 100: no cap.
     #[serde(default)]
     pub cores: u32,
+    /// What `cores` means.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub enforcement: Enforcement,
+    /// Who goes first.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub priority: Priority,
     /// The GPU without a limiter: all of it, or a look at it (`adminAccess`).
     #[serde(default)]
     pub exclusive: bool,
@@ -74,6 +81,10 @@ impl PreparedShare {
     pub fn looks_only(&self) -> bool {
         self.memory == 0
     }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Why the checkpoint cannot be used.
@@ -193,6 +204,8 @@ mod tests {
             share_id: "s".into(),
             memory: 3 << 30,
             cores: 30,
+            enforcement: Enforcement::Elastic,
+            priority: Priority::High,
             exclusive: false,
             cdi_ids: vec!["vgpu-dra.io/gpu=GPU-1".into()],
         };

@@ -6,8 +6,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use k8s_openapi::api::resource::v1::{DeviceRequestAllocationResult, ResourceClaim};
-use vgpu_api::{Quantity, ShareConfig, names};
+use k8s_openapi::api::resource::v1::{
+    DeviceAllocationConfiguration, DeviceRequestAllocationResult, ResourceClaim,
+};
+use vgpu_api::{Enforcement, Priority, Quantity, ShareConfig, names};
 
 use crate::checkpoint::PreparedClaim;
 use crate::error::PrepareError;
@@ -53,6 +55,10 @@ pub struct WantedShare {
     pub memory: u64,
     /// Percent of GPU time, 0 to 100.
     pub cores: u32,
+    /// What `cores` means.
+    pub enforcement: Enforcement,
+    /// Who goes first.
+    pub priority: Priority,
 }
 
 impl WantedShare {
@@ -80,19 +86,49 @@ pub fn wanted(claim: &ResourceClaim, asked: &ClaimRef, node: &str) -> Result<Vec
     if ours.is_empty() {
         return Err(PrepareError::NothingOurs);
     }
-    for (index, config) in devices.and_then(|d| d.config.as_deref()).unwrap_or_default().iter().enumerate() {
-        let Some(opaque) = config.opaque.as_ref().filter(|o| o.driver == names::DRIVER) else { continue };
-        let origin = if config.source == "FromClass" { "DeviceClass" } else { "claim" };
-        ShareConfig::decode(&opaque.parameters.0).map_err(|source| PrepareError::Config {
+    let configs = configs(devices.and_then(|d| d.config.as_deref()).unwrap_or_default())?;
+    ours.into_iter().map(|result| share(result, node, &configs)).collect()
+}
+
+/// What our configuration in an allocation says, and for which requests.
+struct Config<'a> {
+    requests: &'a [String],
+    config: ShareConfig,
+}
+
+impl Config<'_> {
+    /// A request with alternatives is meant by its name alone, one of them by both names.
+    fn is_for(&self, request: &str) -> bool {
+        let main = request.split('/').next().unwrap_or_default();
+        self.requests.is_empty() || self.requests.iter().any(|name| name == request || name == main)
+    }
+}
+
+/// All of it, the classes' before the claim's.
+fn configs(all: &[DeviceAllocationConfiguration]) -> Result<Vec<Config<'_>>, PrepareError> {
+    let (mut of_classes, mut of_claim) = (Vec::new(), Vec::new());
+    for (index, found) in all.iter().enumerate() {
+        let Some(opaque) = found.opaque.as_ref().filter(|o| o.driver == names::DRIVER) else { continue };
+        let (origin, into) = match found.source.as_str() {
+            "FromClass" => ("DeviceClass", &mut of_classes),
+            _ => ("claim", &mut of_claim),
+        };
+        let config = ShareConfig::decode(&opaque.parameters.0).map_err(|source| PrepareError::Config {
             index,
             origin,
             source,
         })?;
+        into.push(Config { requests: found.requests.as_deref().unwrap_or_default(), config });
     }
-    ours.into_iter().map(|result| share(result, node)).collect()
+    of_classes.append(&mut of_claim);
+    Ok(of_classes)
 }
 
-fn share(result: &DeviceRequestAllocationResult, node: &str) -> Result<WantedShare, PrepareError> {
+fn share(
+    result: &DeviceRequestAllocationResult,
+    node: &str,
+    configs: &[Config<'_>],
+) -> Result<WantedShare, PrepareError> {
     let request = result.request.split('/').next().unwrap_or_default().to_owned();
     if result.pool != names::pool(node) {
         return Err(PrepareError::OtherNode {
@@ -114,6 +150,8 @@ fn share(result: &DeviceRequestAllocationResult, node: &str) -> Result<WantedSha
             share_id: String::new(),
             memory: 0,
             cores: 0,
+            enforcement: Enforcement::default(),
+            priority: Priority::default(),
         });
     }
     let share_id = result.share_id.clone().filter(|id| is_id(id));
@@ -140,7 +178,19 @@ fn share(result: &DeviceRequestAllocationResult, node: &str) -> Result<WantedSha
         .ok()
         .filter(|c| *c <= 100)
         .ok_or_else(|| problem("consumedCapacity.cores", format!("is {cores}, not 0 to 100")))?;
-    Ok(WantedShare { device: result.device.clone(), request, share_id, memory, cores })
+    let config = configs
+        .iter()
+        .filter(|c| c.is_for(&result.request))
+        .fold(ShareConfig::default(), |before, later| before.overlaid(later.config));
+    Ok(WantedShare {
+        device: result.device.clone(),
+        request,
+        share_id,
+        memory,
+        cores,
+        enforcement: config.cores.enforcement.unwrap_or_default(),
+        priority: config.priority.unwrap_or_default(),
+    })
 }
 
 /// Whether a prepared claim is what is wanted now. A claim that was deallocated and allocated anew without an Unprepare in
@@ -238,6 +288,50 @@ mod tests {
         let message = read(status).unwrap_err();
         assert!(message.contains("config[1].opaque.parameters.placment"), "{message}");
         assert!(message.ends_with("correct the claim and delete the pod"), "{message}");
+    }
+
+    #[test]
+    fn enforcement_and_priority_are_the_claims_over_the_classs_for_the_requests_they_name() {
+        let config = |source: &str, requests: Value, fields: Value| {
+            let mut parameters = json!({"apiVersion": "vgpu-dra.io/v1alpha1", "kind": "ShareConfig"});
+            for (key, value) in fields.as_object().unwrap() {
+                parameters[key] = value.clone();
+            }
+            json!({"source": source, "requests": requests,
+                "opaque": {"driver": names::DRIVER, "parameters": parameters}})
+        };
+        let elastic = json!({"cores": {"enforcement": "Elastic"}, "priority": "Low"});
+        let high = json!({"priority": "High"});
+        let none = json!({"cores": {"enforcement": "None"}});
+        for (configs, want) in [
+            (json!([]), (Enforcement::Hard, Priority::Normal)),
+            // The order in the list says nothing.
+            (
+                json!([
+                    config("FromClaim", json!([]), high.clone()),
+                    config("FromClass", json!(["gpu"]), elastic.clone())
+                ]),
+                (Enforcement::Elastic, Priority::High),
+            ),
+            (
+                json!([config("FromClaim", json!(["other"]), none.clone())]),
+                (Enforcement::Hard, Priority::Normal),
+            ),
+            (
+                json!([config("FromClaim", json!(["gpu/small"]), none.clone())]),
+                (Enforcement::None, Priority::Normal),
+            ),
+            (
+                json!([config("FromClaim", json!(["gpu/large"]), none.clone())]),
+                (Enforcement::Hard, Priority::Normal),
+            ),
+            (json!([config("FromClaim", json!(["gpu"]), none)]), (Enforcement::None, Priority::Normal)),
+        ] {
+            let mut status = result(json!({"request": "gpu/small"}));
+            status["allocation"]["devices"]["config"] = configs.clone();
+            let share = &read(status).unwrap()[0];
+            assert_eq!((share.enforcement, share.priority), want, "{configs}");
+        }
     }
 
     #[test]

@@ -8,9 +8,11 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::Mode;
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 /// Steps. Each may be repeated, and a reader sees each file whole or not at all.
@@ -25,6 +27,8 @@ pub trait Host: Send + Sync {
     fn rewrite(&self, path: &Path, change: &dyn Fn(&File) -> io::Result<()>) -> io::Result<()>;
     /// Removes a file; one that is not there is fine.
     fn remove(&self, path: &Path) -> io::Result<()>;
+    /// Makes a FIFO for everybody, and makes one that is there so; the file stays the same.
+    fn make_fifo(&self, path: &Path) -> io::Result<()>;
     /// Makes a folder and those above it; one that is there is fine.
     fn make_folder(&self, path: &Path) -> io::Result<()>;
     /// Removes a folder with what is in it; one that is not there is fine. Refuses to cross into mounts.
@@ -70,6 +74,16 @@ impl Host for LinuxHost {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         absent_is_fine(fs::remove_file(path))
+    }
+
+    fn make_fifo(&self, path: &Path) -> io::Result<()> {
+        let mode = 0o666;
+        match rustix::fs::mkfifoat(rustix::fs::CWD, path, Mode::from_raw_mode(mode)) {
+            Err(Errno::EXIST) if fs::symlink_metadata(path)?.file_type().is_fifo() => {}
+            other => other?,
+        }
+        // The mode above is cut by the umask.
+        fs::set_permissions(path, Permissions::from_mode(mode))
     }
 
     fn make_folder(&self, path: &Path) -> io::Result<()> {
@@ -152,6 +166,21 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o666);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_fifo_that_is_there_stays_the_same_and_another_file_is_not_taken_for_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bell");
+        LinuxHost.make_fifo(&path).unwrap();
+        let before = fs::metadata(&path).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        LinuxHost.make_fifo(&path).unwrap();
+        let after = fs::metadata(&path).unwrap();
+        assert_eq!((before.ino(), before.permissions().mode()), (after.ino(), after.permissions().mode()));
+        assert_eq!(after.permissions().mode() & 0o777, 0o666);
+        fs::write(dir.path().join("file"), "").unwrap();
+        LinuxHost.make_fifo(&dir.path().join("file")).unwrap_err();
     }
 
     #[test]

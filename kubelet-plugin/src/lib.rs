@@ -4,11 +4,14 @@
 //! gpus (NVML) -> discovery -> gpu_node -> GpuNode.status            slices -> registration generation
 //!                   |
 //! kubelet -> service -> claim (API) -> state -> share_files, cdi, checkpoint -> CDI ids
+//!                                                   |
+//! processes of shares <---------------------- arbiter: whose turn it is on each GPU
 //! ```
 //! [`state`] has what must survive a kill at any line, [`host`] every step that changes the node, [`service`] and
 //! [`registration`] speak with the kubelet. Nothing here decides a placement, and nothing trusts a container.
 #![forbid(unsafe_code)]
 
+pub mod arbiter;
 pub mod args;
 pub mod cdi;
 pub mod checkpoint;

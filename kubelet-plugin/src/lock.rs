@@ -1,4 +1,5 @@
-//! One file lock around everything that changes the node's state.
+//! File locks between the instances of a node's plugin: one around everything that changes the node's state, one for the
+//! instance that arbitrates.
 //!
 //! During an upgrade two instances of the plugin run side by side and the kubelet may call either, so a mutex would not
 //! do. The kernel gives the lock back when its holder ends, however that happens.
@@ -32,6 +33,15 @@ impl FileLock {
         &self.path
     }
 
+    /// The lock, or `None` while another has it.
+    pub fn try_lock(&self) -> io::Result<Option<Held>> {
+        let file = OpenOptions::new().create(true).truncate(false).write(true).open(&self.path)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => Ok(None),
+            result => result.map(|()| Some(Held { _file: file })).map_err(Into::into),
+        }
+    }
+
     /// Waits for the lock. Each call opens the file anew, so threads exclude each other as processes do.
     pub fn lock(&self) -> io::Result<Held> {
         let file = OpenOptions::new().create(true).truncate(false).write(true).open(&self.path)?;
@@ -63,8 +73,10 @@ mod tests {
             sender.send(()).unwrap();
         });
         assert!(receiver.recv_timeout(Duration::from_millis(50)).is_err());
+        assert!(lock.try_lock().unwrap().is_none());
         drop(first);
         receiver.recv_timeout(Duration::from_secs(10)).unwrap();
         waiter.join().unwrap();
+        assert!(lock.try_lock().unwrap().is_some());
     }
 }

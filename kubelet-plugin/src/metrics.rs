@@ -15,7 +15,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tokio::sync::watch;
-use vgpu_api::{Health, MIB};
+use vgpu_api::{Enforcement, Health, MIB};
 
 use crate::checkpoint::{PreparedClaim, PreparedShare};
 use crate::discovery::Discovery;
@@ -47,6 +47,8 @@ pub struct Metrics {
     pub claim_read: Histogram,
     /// Damaged checkpoints rebuilt.
     pub rebuilds: Counter,
+    /// Times a GPU that several shares wanted went to another of them.
+    pub turns: Counter,
     failures: Family<Failure, Counter>,
 }
 
@@ -57,6 +59,7 @@ impl Default for Metrics {
             unprepare: Histogram::new(BUCKETS),
             claim_read: Histogram::new(BUCKETS),
             rebuilds: Counter::default(),
+            turns: Counter::default(),
             failures: Family::default(),
         };
         for reason in PrepareError::REASONS {
@@ -103,6 +106,11 @@ impl Metrics {
             "checkpoint_rebuilds",
             "Damaged or lost checkpoints that were rebuilt",
             self.rebuilds.clone(),
+        );
+        own.register(
+            "turns",
+            "Times a GPU that several shares wanted went to another of them",
+            self.turns.clone(),
         );
         registry.register_collector(Box::new(node));
         registry
@@ -214,7 +222,10 @@ impl Collector for NodeCollector {
             &mut encoder,
             "vgpu_share_cores_limit",
             "Percent of GPU time a share may use; 0: no cap",
-            &of(&|s| f64::from(s.cores % 100)),
+            &of(&|s| match s.enforcement {
+                Enforcement::Hard => f64::from(s.cores % 100),
+                Enforcement::Elastic | Enforcement::None => 0.0,
+            }),
         )?;
         let used: Vec<_> = shares
             .iter()

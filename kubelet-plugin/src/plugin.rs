@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
+use crate::arbiter;
 use crate::damage;
 use crate::discovery::{self, Discoverer, Discovery};
 use crate::gpu_node::{self, Publisher};
@@ -87,6 +88,9 @@ pub enum PluginError {
     /// A server ended by itself.
     #[error("the kubelet's service ended: {0}")]
     Serve(#[from] tonic::transport::Error),
+    /// The arbiter's thread cannot be started.
+    #[error("cannot start the thread that arbitrates between shares: {0}")]
+    Arbiter(io::Error),
     /// A task that runs for ever has ended.
     #[error("a task of the plugin ended")]
     Ended,
@@ -197,6 +201,13 @@ pub async fn run(
     background.spawn(discovery::run(discoverer, found_sender));
     background.spawn(slices::run(parts.client.clone(), config.node.clone(), slices_sender));
     background.spawn(gpu_node::run(publisher));
+    // Dropped at the end of this function: every turn is open then.
+    let (_arbiter, arbiter_ended) =
+        arbiter::start(state.clone(), metrics.turns.clone()).map_err(PluginError::Arbiter)?;
+    background.spawn(async {
+        // An error means that the thread died, which is an end too.
+        let _ = arbiter_ended.await;
+    });
     background.spawn(damage::run(parts.client, state.clone(), metrics, damage));
     background.spawn(reconcile_on_change(state, found));
     tracing::info!(node = config.node, socket = %dra_socket.path().display(), "serving");

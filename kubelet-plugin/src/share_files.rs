@@ -1,12 +1,14 @@
-//! The two files of a share on the host, and its folder.
+//! The files of a share on the host, and its folder.
 //!
 //! ```text
 //! <share-dir>/<claim UID>/<share ID>/limits       written here only, mounted read-only
+//!                                   /bell         FIFO, mode 0666: the share's processes wake the arbiter by it
 //!                                   /usage/       a tmpfs of this share alone: no tenant can fill another's
 //!                                         /usage  mode 0666, mounted read-write; only ever read here
 //! ```
-//! Containers mount the files themselves, so once made they are never replaced: `limits` is rewritten in place and `usage`
-//! is left alone as long as it is there. After a reboot both are gone and are made afresh.
+//! Containers mount the files themselves, so once made they are never replaced: `limits` is rewritten in place, in the
+//! version it was made with, and the others are left alone as long as they are there. After a reboot all are gone and are
+//! made afresh.
 
 use std::fs::{self, File};
 use std::io;
@@ -14,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use vgpu_core::limits::{self, Limits};
 use vgpu_core::usage::{self, Usage, UsageError};
+use vgpu_share::bell;
 
 use crate::host::Host;
 
@@ -26,6 +29,8 @@ pub struct SharePaths {
     pub folder: PathBuf,
     /// Its limits.
     pub limits: PathBuf,
+    /// Its bell.
+    pub bell: PathBuf,
     /// Mount point of its tmpfs.
     pub mount: PathBuf,
     /// Its ledger and process slots.
@@ -40,7 +45,8 @@ impl SharePaths {
 
     fn at(folder: PathBuf) -> Self {
         let mount = folder.join("usage");
-        Self { limits: folder.join("limits"), usage: mount.join("usage"), mount, folder }
+        let (limits, bell) = (folder.join("limits"), folder.join(bell::NAME));
+        Self { limits, bell, usage: mount.join("usage"), mount, folder }
     }
 }
 
@@ -65,17 +71,17 @@ fn step<T>(action: &'static str, path: &Path, result: io::Result<T>) -> Result<T
     result.map_err(|source| ShareFileError { action, path: path.to_owned(), source })
 }
 
-/// Makes both files, or whatever is missing of them.
+/// Makes the files, or whatever is missing of them.
 pub fn ensure(host: &dyn Host, paths: &SharePaths, wanted: &Limits) -> Result<(), ShareFileError> {
     step("make folder", &paths.mount, host.make_folder(&paths.mount))?;
     let bytes = fs::read(&paths.limits).unwrap_or_default();
-    let found = limits::decode(&bytes).ok();
-    if found.is_none() {
+    if limits::decode(&bytes).is_err() {
         step("write", &paths.limits, host.replace(&paths.limits, &limits::encode(wanted), 0o644))?;
-    } else if found != limits::decode(&limits::encode(wanted)).ok() || is_half_rewritten(&bytes) {
+    } else if !limits::says(&bytes, wanted) || is_half_rewritten(&bytes) {
         let rewrite = host.rewrite(&paths.limits, &|file| limits::rewrite(file, wanted));
         step("rewrite", &paths.limits, rewrite)?;
     }
+    step("make", &paths.bell, host.make_fifo(&paths.bell))?;
     // Whole pages for the file, and one more for the temporary name it is written under.
     let size = (usage::SIZE as u64).div_ceil(PAGE) * PAGE + PAGE;
     step("mount a tmpfs on", &paths.mount, host.mount_tmpfs(&paths.mount, size))?;
@@ -123,11 +129,13 @@ mod tests {
     fn making_them_again_keeps_what_containers_have_mounted() {
         let dir = tempfile::tempdir().unwrap();
         let paths = SharePaths::new(dir.path(), "claim", "share");
-        ensure(&TestHost::default(), &paths, &Limits { memory: 1 << 30, cores: 30, overhead: 0 }).unwrap();
+        let limits = Limits { memory: 1 << 30, cores: 30, ..Limits::default() };
+        ensure(&TestHost::default(), &paths, &limits).unwrap();
         let inode = |p: &Path| fs::metadata(p).unwrap().ino();
-        let before = (inode(&paths.limits), inode(&paths.usage));
-        ensure(&TestHost::default(), &paths, &Limits { memory: 2 << 30, cores: 30, overhead: 0 }).unwrap();
-        assert_eq!((inode(&paths.limits), inode(&paths.usage)), before);
+        let inodes = || [&paths.limits, &paths.usage, &paths.bell].map(|path| inode(path));
+        let before = inodes();
+        ensure(&TestHost::default(), &paths, &Limits { memory: 2 << 30, ..limits }).unwrap();
+        assert_eq!(inodes(), before);
         let now = limits::decode(&fs::read(&paths.limits).unwrap()).unwrap();
         assert_eq!((now.memory, now.cores), (2 << 30, 30));
         assert_eq!(read_usage(&paths).unwrap(), Usage::default());
@@ -137,7 +145,7 @@ mod tests {
     fn limits_a_kill_left_half_rewritten_are_made_good() {
         let dir = tempfile::tempdir().unwrap();
         let paths = SharePaths::new(dir.path(), "claim", "share");
-        let limits = Limits { memory: 1 << 30, cores: 30, overhead: 0 };
+        let limits = Limits { memory: 1 << 30, cores: 30, ..Limits::default() };
         ensure(&TestHost::default(), &paths, &limits).unwrap();
         let mut bytes = fs::read(&paths.limits).unwrap();
         bytes[16] = 3;
@@ -147,11 +155,27 @@ mod tests {
     }
 
     #[test]
+    fn limits_of_the_oldest_version_stay_so_for_the_programs_that_have_them_mapped() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = SharePaths::new(dir.path(), "claim", "share");
+        let wanted = Limits { memory: 1 << 30, cores: 30, ..Limits::default() };
+        ensure(&TestHost::default(), &paths, &wanted).unwrap();
+        let mut bytes = fs::read(&paths.limits).unwrap();
+        bytes[8] = 1;
+        fs::write(&paths.limits, &bytes).unwrap();
+        ensure(&TestHost::default(), &paths, &wanted).unwrap();
+        assert_eq!(fs::read(&paths.limits).unwrap(), bytes, "nothing was to be changed");
+        ensure(&TestHost::default(), &paths, &Limits { cores: 60, ..wanted }).unwrap();
+        let bytes = fs::read(&paths.limits).unwrap();
+        assert_eq!((bytes[8], bytes[20]), (1, 60));
+    }
+
+    #[test]
     fn a_claim_goes_with_all_its_shares() {
         let dir = tempfile::tempdir().unwrap();
         for share in ["a", "b"] {
             let paths = SharePaths::new(dir.path(), "claim", share);
-            ensure(&TestHost::default(), &paths, &Limits { memory: 1, cores: 0, overhead: 0 }).unwrap();
+            ensure(&TestHost::default(), &paths, &Limits { memory: 1, ..Limits::default() }).unwrap();
         }
         remove_claim(&TestHost::default(), dir.path(), "claim").unwrap();
         remove_claim(&TestHost::default(), dir.path(), "claim").unwrap();

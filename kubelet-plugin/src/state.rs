@@ -58,6 +58,11 @@ impl Paths {
         self.state_dir.join("lock")
     }
 
+    /// The lock file of the instance that arbitrates.
+    pub fn arbiter_lock(&self) -> PathBuf {
+        self.state_dir.join("arbiter.lock")
+    }
+
     /// Folder of the limiter's versions.
     pub fn limiter(&self) -> PathBuf {
         self.state_dir.join("limiter")

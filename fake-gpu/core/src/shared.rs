@@ -15,7 +15,7 @@ use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, TryLockError};
 
 use memmap2::{MmapMut, MmapOptions, MmapRaw};
 
@@ -267,7 +267,15 @@ impl Gpus {
 
 impl Opening {
     pub(crate) fn lock(&self) -> Locked<'_> {
-        let thread = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        // Held for microseconds of the machine's time. A program whose waits pass in virtual time must not see this one: it
+        // would take a thread that holds it for one that virtual time has to reach.
+        let thread = loop {
+            match self.threads.try_lock() {
+                Ok(thread) => break thread,
+                Err(TryLockError::Poisoned(thread)) => break thread.into_inner(),
+                Err(TryLockError::WouldBlock) => std::thread::yield_now(),
+            }
+        };
         // It can only fail for a descriptor that is not open; then nothing can be done here that makes sense.
         let _ = lock::take(&self.file, STATE, self.map.is_some());
         let copy = self.map.is_none().then(|| {

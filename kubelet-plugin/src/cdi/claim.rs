@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use vgpu_api::names;
+use vgpu_share::bell;
 
 use super::driver::{ShimPlace, shim_mounts};
 use super::{CDI_VERSION, ContainerEdits, Device, Mount, Spec, claim_of, share_device};
@@ -36,6 +37,7 @@ pub fn spec(
             let mut mounts = shim_mounts(places, limiter);
             mounts.push(Mount::bind(&paths.limits, format!("{inside}/limits"), &["ro", "noexec"]));
             mounts.push(Mount::bind(&paths.usage, format!("{inside}/usage"), &["rw", "noexec"]));
+            mounts.push(Mount::bind(&paths.bell, format!("{inside}/{}", bell::NAME), &["rw", "noexec"]));
             Device {
                 name: share_device(uid, &share.share_id),
                 container_edits: ContainerEdits { mounts, ..ContainerEdits::default() },
@@ -81,7 +83,7 @@ mod tests {
     use crate::checkpoint::PreparedShare;
 
     #[test]
-    fn a_share_gets_the_limiter_and_its_two_files() {
+    fn a_share_gets_the_limiter_and_its_files() {
         let share = PreparedShare { uuid: "GPU-a".into(), share_id: "s1".into(), ..PreparedShare::default() };
         let whole = PreparedShare { exclusive: true, share_id: "s2".into(), ..share.clone() };
         let claim = PreparedClaim { shares: vec![share, whole], ..PreparedClaim::default() };
@@ -112,6 +114,7 @@ mod tests {
                 "/host/libcuda.so.550 /usr/lib64/libcuda-real.so ro",
                 "/run/shares/uid/s1/limits /run/vgpu-dra/GPU-a/s1/limits ro",
                 "/run/shares/uid/s1/usage/usage /run/vgpu-dra/GPU-a/s1/usage rw",
+                "/run/shares/uid/s1/bell /run/vgpu-dra/GPU-a/s1/bell rw",
             ]
         );
     }

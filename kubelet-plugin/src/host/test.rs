@@ -65,6 +65,9 @@ impl Host for TestHost {
         // Half of a removal is a removal nobody was told of.
         self.whole_or(|| LinuxHost.remove(path), || LinuxHost.remove(path))
     }
+    fn make_fifo(&self, path: &Path) -> io::Result<()> {
+        self.whole_or(|| Ok(()), || LinuxHost.make_fifo(path))
+    }
     fn make_folder(&self, path: &Path) -> io::Result<()> {
         let parent = path.parent().unwrap_or(path);
         self.whole_or(|| LinuxHost.make_folder(parent), || LinuxHost.make_folder(path))

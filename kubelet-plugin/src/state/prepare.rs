@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use vgpu_api::{Gpu, Health, MIB, Quantity, names};
+use vgpu_api::{Enforcement, Gpu, Health, MIB, Priority, Quantity, names};
+use vgpu_core::compute;
 use vgpu_core::limits::Limits;
 
 use super::State;
@@ -97,6 +98,8 @@ impl State {
                 share_id: want.share_id.clone(),
                 memory: want.memory,
                 cores: want.cores,
+                enforcement: want.enforcement,
+                priority: want.priority,
                 exclusive,
                 cdi_ids,
             });
@@ -116,14 +119,10 @@ impl State {
         entry: &mut PreparedClaim,
         discovery: &Arc<Discovery>,
     ) -> Result<(), PrepareError> {
-        self.choose_limiter(entry, discovery)?;
+        self.choose_limiter(uid, entry, discovery)?;
         for share in entry.shares.iter().filter(|s| !s.exclusive) {
             let paths = SharePaths::new(&self.paths.share_dir, uid, &share.share_id);
-            share_files::ensure(
-                &*self.host,
-                &paths,
-                &Limits { memory: share.memory, cores: share.cores, overhead: 0 },
-            )?;
+            share_files::ensure(&*self.host, &paths, &limits(share))?;
         }
         let folder = self.limiter.folder(&entry.limiter);
         let path = cdi::claim_path(&self.paths.cdi_dir, uid);
@@ -146,12 +145,22 @@ impl State {
         Ok(())
     }
 
-    /// A claim keeps the limiter it started with, as long as that is there.
-    fn choose_limiter(&self, entry: &mut PreparedClaim, discovery: &Discovery) -> Result<(), PrepareError> {
+    /// A claim keeps the limiter it started with, as long as that is there and so are the share files it was made for:
+    /// those made after a reboot are of the present version.
+    fn choose_limiter(
+        &self,
+        uid: &str,
+        entry: &mut PreparedClaim,
+        discovery: &Discovery,
+    ) -> Result<(), PrepareError> {
         if entry.shares.iter().all(|s| s.exclusive) {
             return Ok(());
         }
-        if !entry.limiter.is_empty() && self.limiter.is_there(&entry.limiter) {
+        let has_files = entry
+            .shares
+            .iter()
+            .any(|s| SharePaths::new(&self.paths.share_dir, uid, &s.share_id).limits.exists());
+        if has_files && !entry.limiter.is_empty() && self.limiter.is_there(&entry.limiter) {
             return Ok(());
         }
         let current = discovery.limiter.as_ref().filter(|i| self.limiter.is_there(&i.hash));
@@ -169,6 +178,21 @@ impl State {
     pub(super) fn used_limiters(checkpoint: &Checkpoint) -> BTreeSet<&str> {
         checkpoint.claims.values().map(|c| c.limiter.as_str()).filter(|h| !h.is_empty()).collect()
     }
+}
+
+/// What the limiter is told of a share.
+fn limits(share: &PreparedShare) -> Limits {
+    let enforcement = match share.enforcement {
+        Enforcement::Hard => compute::Enforcement::Hard,
+        Enforcement::Elastic => compute::Enforcement::Elastic,
+        Enforcement::None => compute::Enforcement::None,
+    };
+    let priority = match share.priority {
+        Priority::High => compute::Priority::High,
+        Priority::Normal => compute::Priority::Normal,
+        Priority::Low => compute::Priority::Low,
+    };
+    Limits { memory: share.memory, cores: share.cores, overhead: 0, enforcement, priority }
 }
 
 fn find<'a>(want: &WantedShare, discovery: &'a Discovery, node: &str) -> Result<&'a Gpu, PrepareError> {

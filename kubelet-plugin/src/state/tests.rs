@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use vgpu_api::{Gpu, Health, MIB};
+use vgpu_api::{Enforcement, Gpu, Health, MIB, Priority};
 
 use super::*;
 use crate::cdi;
@@ -49,6 +49,8 @@ fn share(id: &str, device: &str, mib: u64, cores: u32) -> WantedShare {
         share_id: id.into(),
         memory: mib * MIB,
         cores,
+        enforcement: Enforcement::default(),
+        priority: Priority::default(),
     }
 }
 
@@ -186,6 +188,7 @@ fn a_share_gets_the_gpu_and_then_the_limiter() {
         "/usr/lib/libnvidia-ml-real.so",
         "/run/vgpu-dra/GPU-AA/s/limits",
         "/run/vgpu-dra/GPU-AA/s/usage",
+        "/run/vgpu-dra/GPU-AA/s/bell",
     ];
     assert_eq!(places, want);
     let usage = read_usage(&SharePaths::new(&node.paths().share_dir, "u", "s")).unwrap();
@@ -296,6 +299,26 @@ fn a_claim_keeps_the_limiter_it_started_with() {
     assert_eq!(versions(), 2);
     plugin.unprepare(&claim("u")).unwrap();
     assert_eq!(versions(), 1, "the old version went with its last claim");
+}
+
+#[test]
+fn after_a_reboot_a_claim_has_the_limiter_its_new_files_are_made_for() {
+    let node = TestNode::new();
+    let wanted = [share("s", "gpu-aa", 1024, 0)];
+    node.start().prepare(&claim("u"), &wanted).unwrap();
+    let limiter = || node.start().prepared().claims["u"].limiter.clone();
+    let before = limiter();
+    for (soname, _) in SHIMMED {
+        fs::write(node.dir.path().join("image").join(soname), "version two").unwrap();
+    }
+    node.install_limiter();
+    for folder in ["shares", "cdi"] {
+        fs::remove_dir_all(node.dir.path().join(folder)).unwrap();
+        fs::create_dir(node.dir.path().join(folder)).unwrap();
+    }
+    node.host.mounts.lock().unwrap().clear();
+    node.start().reconcile().unwrap();
+    assert_ne!(limiter(), before);
 }
 
 #[test]

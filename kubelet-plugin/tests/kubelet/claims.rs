@@ -98,6 +98,7 @@ pub(crate) async fn a_share_has_its_files_on_a_tmpfs_of_its_own(node: &Node) -> 
     kubelet.devices(&claim).await?;
     let share = node.share(&claim, 0);
     let (limits_meta, usage_meta) = (fs::metadata(&share.limits)?, fs::metadata(&share.usage)?);
+    ensure!(fs::metadata(&share.bell)?.permissions().mode() & 0o777 == 0o666);
     ensure!(limits_meta.permissions().mode() & 0o777 == 0o644 && limits_meta.uid() == 0);
     ensure!(usage_meta.permissions().mode() & 0o777 == 0o666);
     let read = limits::decode(&fs::read(&share.limits)?)?;

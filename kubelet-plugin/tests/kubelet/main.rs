@@ -5,7 +5,7 @@
 //! | [`kubelet`] | calls as the kubelet's gRPC library makes them |
 //! | [`api`] | the few API objects the plugin touches |
 //! | [`node`] | a node with two GPUs, and plugins on it to start, stop and kill |
-//! | [`registration`], [`claims`], [`lifecycle`], [`hardware`], [`reports`] | the tests |
+//! | [`registration`], [`claims`], [`lifecycle`], [`hardware`], [`turns`], [`reports`] | the tests |
 //!
 //! Mounts and device nodes need root; without it every test is skipped, with that reason. The program runs itself once
 //! more in a mount namespace of its own, so that nothing it mounts outlives it.
@@ -18,6 +18,7 @@ mod lifecycle;
 mod node;
 mod registration;
 mod reports;
+mod turns;
 
 use std::os::unix::process::CommandExt;
 use std::pin::Pin;
@@ -54,6 +55,8 @@ const TESTS: &[(&str, Test)] = &tests![
     hardware::only_critical_events_make_a_gpu_unhealthy_and_nothing_else_is_written,
     hardware::gpus_others_offer_are_not_published,
     hardware::a_device_plugin_on_the_node_keeps_every_gpu_back,
+    turns::shares_of_a_gpu_take_turns_as_long_as_a_plugin_lives,
+    turns::what_a_claim_says_of_its_cores_is_in_its_limits,
     reports::every_metric_is_there_at_zero,
     reports::health_fails_when_the_kubelet_cannot_reach_the_plugin,
 ];

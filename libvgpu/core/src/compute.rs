@@ -23,6 +23,7 @@ pub mod epoch;
 pub mod estimate;
 pub mod gate;
 pub mod tuning;
+pub mod view;
 pub mod words;
 
 /// What `cores` means for a share.
@@ -52,7 +53,7 @@ pub enum Priority {
 /// What a share is entitled to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Terms {
-    /// Percent of GPU time, 1 to 99; 0: nothing reserved and no cap.
+    /// Percent of GPU time, 1 to 100; 0: nothing reserved and no cap.
     pub cores: u32,
     /// What `cores` means.
     pub enforcement: Enforcement,
@@ -61,9 +62,9 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// Whether `cores` is a cap.
+    /// Whether `cores` is a cap. All of the GPU is none.
     pub fn is_capped(self) -> bool {
-        self.cores != 0 && self.enforcement == Enforcement::Hard
+        (1..100).contains(&self.cores) && self.enforcement == Enforcement::Hard
     }
 
     /// Percent that is promised.

@@ -1,26 +1,40 @@
-//! The `limits` file: what a share may use. Written by the node's plugin alone, mapped read-only by tenants.
+//! The `limits` file: what a share may use, and whose turn it is. Written by the node's plugin alone, mapped read-only by
+//! tenants.
 //!
 //! | offset | size | what |
 //! |---|---|---|
 //! | 0 | 8 | magic `vgpulim1` |
-//! | 8 | 4 | version, 1 |
+//! | 8 | 4 | version, 2 |
 //! | 12 | 4 | size of the file, 4096 |
-//! | 16 | 4 | sequence: odd while being rewritten |
-//! | 20 | 4 | cores: percent of GPU time, 1 to 99; 0: no cap |
+//! | 16 | 4 | sequence: odd while the fields from here to 48 are being rewritten |
+//! | 20 | 4 | cores: percent of GPU time, 0 to 100; 0: nothing booked |
 //! | 24 | 8 | memory in bytes |
 //! | 32 | 8 | overhead in bytes: what the driver keeps for a process with a context (context, code, local memory) |
+//! | 40 | 4 | enforcement: 0 Hard, 1 Elastic, 2 None |
+//! | 44 | 4 | priority: 0 Normal, 1 High, 2 Low |
+//! | 48 | 16 | zero |
+//! | 64 | 280 | turns: see [`crate::compute::words::Lease`] |
 //!
-//! Little endian. The rest is zero.
+//! Little endian. The rest is zero. Enforcement and priority of any other value mean 0.
+//!
+//! Version 1 ends at 40, with zeroes behind it, and its cores are a cap of 1 to 99 percent or 0 for none. It is read as
+//! version 2, which makes of it a hard cap of normal priority that nobody arbitrates. A file keeps the version it was
+//! made with as long as it is there: programs that know no other may have it mapped.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::compute::words::Lease;
+use crate::compute::{Enforcement, Priority, Terms};
+
 /// `vgpulim1`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"vgpulim1");
 /// Of this layout.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+/// Oldest version that is understood: without enforcement, priority and turns.
+pub const OLDEST: u32 = 1;
 /// Bytes of the file.
 pub const SIZE: usize = 4096;
 
@@ -29,10 +43,74 @@ pub const SIZE: usize = 4096;
 pub struct Limits {
     /// Bytes of GPU memory.
     pub memory: u64,
-    /// Percent of GPU time; 0 or 100: no cap.
+    /// Percent of GPU time, 0 to 100; 0: nothing booked.
     pub cores: u32,
     /// Bytes charged to each process with a context, for what the driver keeps for it and no call asks for.
     pub overhead: u64,
+    /// What `cores` means.
+    pub enforcement: Enforcement,
+    /// Who goes first.
+    pub priority: Priority,
+}
+
+impl Limits {
+    /// What the compute controller goes by.
+    pub fn terms(&self) -> Terms {
+        Terms { cores: self.cores.min(100), enforcement: self.enforcement, priority: self.priority }
+    }
+
+    /// As a file of that version can say it.
+    fn in_version(self, version: u32) -> Self {
+        if version >= VERSION {
+            return self;
+        }
+        let cores = if self.terms().is_capped() { self.cores } else { 0 };
+        Self { cores, enforcement: Enforcement::Hard, priority: Priority::Normal, ..self }
+    }
+
+    /// Offset and bytes of each field.
+    fn fields(&self) -> [(usize, [u8; 8], usize); 5] {
+        let word = |value: u32| u64::from(value).to_le_bytes();
+        [
+            (20, word(self.cores), 4),
+            (24, self.memory.to_le_bytes(), 8),
+            (32, self.overhead.to_le_bytes(), 8),
+            (40, word(enforcement_code(self.enforcement)), 4),
+            (44, word(priority_code(self.priority)), 4),
+        ]
+    }
+}
+
+const fn enforcement_code(enforcement: Enforcement) -> u32 {
+    match enforcement {
+        Enforcement::Hard => 0,
+        Enforcement::Elastic => 1,
+        Enforcement::None => 2,
+    }
+}
+
+const fn enforcement(code: u32) -> Enforcement {
+    match code {
+        1 => Enforcement::Elastic,
+        2 => Enforcement::None,
+        _ => Enforcement::Hard,
+    }
+}
+
+const fn priority_code(priority: Priority) -> u32 {
+    match priority {
+        Priority::Normal => 0,
+        Priority::High => 1,
+        Priority::Low => 2,
+    }
+}
+
+const fn priority(code: u32) -> Priority {
+    match code {
+        1 => Priority::High,
+        2 => Priority::Low,
+        _ => Priority::Normal,
+    }
 }
 
 /// Why bytes are no limits.
@@ -48,7 +126,9 @@ impl std::fmt::Display for LimitsError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::NotLimits => f.write_str("not a limits file"),
-            Self::Version(found) => write!(f, "a limits file of version {found}, not {VERSION}"),
+            Self::Version(found) => {
+                write!(f, "a limits file of version {found}, not {OLDEST} to {VERSION}")
+            }
         }
     }
 }
@@ -65,44 +145,44 @@ pub struct Region {
     cores: AtomicU32,
     memory: AtomicU64,
     overhead: AtomicU64,
+    enforcement: AtomicU32,
+    priority: AtomicU32,
+    reserved: [AtomicU64; 2],
+    /// Whose turn it is. All zero in files of version 1, which makes every turn open.
+    pub lease: Lease,
 }
 
 /// The whole file.
 pub fn encode(limits: &Limits) -> [u8; SIZE] {
     let mut bytes = [0; SIZE];
-    let fields: [(usize, &[u8]); 6] = [
-        (0, &MAGIC.to_le_bytes()),
-        (8, &VERSION.to_le_bytes()),
-        (12, &(SIZE as u32).to_le_bytes()),
-        (20, &cap(limits.cores).to_le_bytes()),
-        (24, &limits.memory.to_le_bytes()),
-        (32, &limits.overhead.to_le_bytes()),
-    ];
-    for (offset, field) in fields {
+    let mut put = |offset: usize, field: &[u8]| {
         if let Some(to) = bytes.get_mut(offset..offset + field.len()) {
             to.copy_from_slice(field);
         }
+    };
+    put(0, &MAGIC.to_le_bytes());
+    put(8, &VERSION.to_le_bytes());
+    put(12, &(SIZE as u32).to_le_bytes());
+    for (offset, field, size) in limits.fields() {
+        put(offset, field.get(..size).unwrap_or_default());
     }
     bytes
 }
 
-/// A cap of 100 percent is none.
-const fn cap(cores: u32) -> u32 {
-    if cores >= 100 { 0 } else { cores }
-}
-
-/// Rewrites a file in place, so that those who have mapped it see the change whole.
+/// Rewrites a file in place, so that those who have mapped it see the change whole. It keeps its version; what that cannot
+/// say is left out.
 ///
 /// # Errors
 /// Of the writes; a reader then waits a moment for the sequence and goes on with what it had.
 pub fn rewrite(file: &File, limits: &Limits) -> io::Result<()> {
-    let mut word = [0; 4];
+    let (mut version, mut word) = ([0; 4], [0; 4]);
+    file.read_exact_at(&mut version, 8)?;
     file.read_exact_at(&mut word, 16)?;
     let odd = u32::from_le_bytes(word) | 1;
     file.write_all_at(&odd.to_le_bytes(), 16)?;
-    file.write_all_at(&cap(limits.cores).to_le_bytes(), 20)?;
-    file.write_all_at(&limits.memory.to_le_bytes(), 24)?;
-    file.write_all_at(&limits.overhead.to_le_bytes(), 32)?;
+    for (offset, field, size) in limits.in_version(u32::from_le_bytes(version)).fields() {
+        file.write_all_at(field.get(..size).unwrap_or_default(), offset as u64)?;
+    }
     file.write_all_at(&odd.wrapping_add(1).to_le_bytes(), 16)
 }
 
@@ -113,29 +193,50 @@ pub fn rewrite(file: &File, limits: &Limits) -> io::Result<()> {
 pub fn decode(bytes: &[u8]) -> Result<Limits, LimitsError> {
     let word = |at: usize| bytes.get(at..at + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
     let long = |at: usize| bytes.get(at..at + 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
-    match (long(0), word(8), word(20), long(24), long(32)) {
-        (Some(MAGIC), Some(VERSION), Some(cores), Some(memory), Some(overhead)) if bytes.len() >= SIZE => {
-            Ok(Limits { memory, cores, overhead })
+    match (long(0), word(8)) {
+        (Some(MAGIC), Some(OLDEST..=VERSION)) if bytes.len() >= SIZE => {}
+        (Some(MAGIC), Some(version)) if !(OLDEST..=VERSION).contains(&version) => {
+            return Err(LimitsError::Version(version));
         }
-        (Some(MAGIC), Some(version), ..) if version != VERSION => Err(LimitsError::Version(version)),
-        _ => Err(LimitsError::NotLimits),
+        _ => return Err(LimitsError::NotLimits),
     }
+    let (Some(memory), Some(cores), Some(overhead)) = (long(24), word(20), long(32)) else {
+        return Err(LimitsError::NotLimits);
+    };
+    Ok(Limits {
+        memory,
+        cores,
+        overhead,
+        enforcement: enforcement(word(40).unwrap_or(0)),
+        priority: priority(word(44).unwrap_or(0)),
+    })
+}
+
+/// Whether a file says these limits as well as its version can.
+pub fn says(bytes: &[u8], limits: &Limits) -> bool {
+    let version = bytes.get(8..12).and_then(|b| b.try_into().ok()).map_or(0, u32::from_le_bytes);
+    decode(bytes).is_ok_and(|found| found == limits.in_version(version))
 }
 
 impl Region {
-    /// Whether it is a limits file of this version.
+    /// Whether it is a limits file of a version that is understood.
     ///
     /// # Errors
     /// [`LimitsError`].
     pub fn check(&self) -> Result<(), LimitsError> {
         match (self.magic.load(Ordering::Relaxed), self.version.load(Ordering::Relaxed)) {
-            (MAGIC, VERSION) => Ok(()),
+            (MAGIC, OLDEST..=VERSION) => Ok(()),
             (MAGIC, other) => Err(LimitsError::Version(other)),
             _ => Err(LimitsError::NotLimits),
         }
     }
 
-    /// Both limits as of one moment. A rewrite takes microseconds; one that never ends (its writer died) is not waited
+    /// Whether it has room for turns.
+    pub fn has_turns(&self) -> bool {
+        self.version.load(Ordering::Relaxed) > OLDEST
+    }
+
+    /// All limits as of one moment. A rewrite takes microseconds; one that never ends (its writer died) is not waited
     /// for: the fields are then read as they are, each of which is whole by itself.
     #[inline]
     pub fn read(&self) -> Limits {
@@ -157,6 +258,8 @@ impl Region {
             memory: self.memory.load(Ordering::Relaxed),
             cores: self.cores.load(Ordering::Relaxed),
             overhead: self.overhead.load(Ordering::Relaxed),
+            enforcement: enforcement(self.enforcement.load(Ordering::Relaxed)),
+            priority: priority(self.priority.load(Ordering::Relaxed)),
         }
     }
 }
@@ -167,32 +270,104 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn the_region_is_the_table_above() {
-        assert_eq!(offset_of!(Region, sequence), 16);
-        assert_eq!(offset_of!(Region, cores), 20);
-        assert_eq!(offset_of!(Region, memory), 24);
-        assert_eq!(offset_of!(Region, overhead), 32);
-        assert_eq!(size_of::<Region>(), 40);
+    const ALL: Limits = Limits {
+        memory: 3 << 30,
+        cores: 30,
+        overhead: 300 << 20,
+        enforcement: Enforcement::Elastic,
+        priority: Priority::Low,
+    };
+
+    /// A file of version 1 as that version wrote it.
+    fn oldest(cores: u32) -> Vec<u8> {
+        let mut bytes = vec![0; SIZE];
+        bytes[0..8].copy_from_slice(b"vgpulim1");
+        bytes[8] = 1;
+        bytes[12..16].copy_from_slice(&4096u32.to_le_bytes());
+        bytes[20..24].copy_from_slice(&cores.to_le_bytes());
+        bytes[24..32].copy_from_slice(&(1u64 << 30).to_le_bytes());
+        bytes[32..40].copy_from_slice(&(5u64 << 20).to_le_bytes());
+        bytes
+    }
+
+    fn on_disk(bytes: &[u8], name: &str) -> (std::path::PathBuf, File) {
+        let path = std::env::temp_dir().join(format!("vgpu-limits-{name}-{}", std::process::id()));
+        std::fs::write(&path, bytes).unwrap();
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        (path, file)
     }
 
     #[test]
-    fn what_is_encoded_is_decoded() {
-        let limits = Limits { memory: 3 << 30, cores: 30, overhead: 300 << 20 };
-        assert_eq!(decode(&encode(&limits)), Ok(limits));
+    fn the_region_is_the_table_above() {
+        assert_eq!((offset_of!(Region, version), offset_of!(Region, size)), (8, 12));
+        assert_eq!((offset_of!(Region, sequence), offset_of!(Region, cores)), (16, 20));
+        assert_eq!((offset_of!(Region, memory), offset_of!(Region, overhead)), (24, 32));
+        assert_eq!((offset_of!(Region, enforcement), offset_of!(Region, priority)), (40, 44));
+        assert_eq!((offset_of!(Region, reserved), offset_of!(Region, lease)), (48, 64));
+        assert_eq!((size_of::<Lease>(), size_of::<Region>()), (280, 344));
+    }
+
+    #[test]
+    fn what_is_encoded_is_decoded_in_every_combination() {
+        for enforcement in [Enforcement::Hard, Enforcement::Elastic, Enforcement::None] {
+            for priority in [Priority::Low, Priority::Normal, Priority::High] {
+                let limits = Limits { enforcement, priority, ..ALL };
+                assert_eq!(decode(&encode(&limits)), Ok(limits));
+                assert!(says(&encode(&limits), &limits));
+            }
+        }
+        assert!(!says(&encode(&ALL), &Limits { priority: Priority::High, ..ALL }));
+    }
+
+    #[test]
+    fn the_bytes_are_the_table_above() {
+        let bytes = encode(&ALL);
+        assert_eq!(&bytes[..8], b"vgpulim1");
+        assert_eq!((bytes[8], bytes[12], bytes[13], bytes[20]), (2, 0, 16, 30));
+        assert_eq!((bytes[40], bytes[44]), (1, 2));
+        assert!(bytes[48..].iter().all(|b| *b == 0));
     }
 
     #[test]
     fn a_cap_of_all_is_none() {
-        assert_eq!(decode(&encode(&Limits { memory: 1, cores: 100, overhead: 0 })).unwrap().cores, 0);
+        let all = Limits { cores: 100, ..Limits::default() };
+        assert!(!decode(&encode(&all)).unwrap().terms().is_capped());
+        assert_eq!(all.terms().reserved(), 100);
+    }
+
+    #[test]
+    fn a_file_of_the_oldest_version_is_a_hard_cap_and_stays_of_its_version() {
+        let found = decode(&oldest(30)).unwrap();
+        let want = Limits { memory: 1 << 30, cores: 30, overhead: 5 << 20, ..Limits::default() };
+        assert_eq!(found, want);
+        let (path, file) = on_disk(&oldest(30), "oldest");
+        rewrite(&file, &ALL).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        // What is elastic has no cap; it knows no other way to say so.
+        assert_eq!((bytes[8], bytes[16], bytes[20]), (1, 2, 0));
+        assert!(bytes[40..].iter().all(|b| *b == 0));
+        assert!(says(&bytes, &ALL));
+    }
+
+    #[test]
+    fn a_rewrite_leaves_turns_alone() {
+        let mut bytes = encode(&ALL);
+        bytes[64] = 9;
+        let (path, file) = on_disk(&bytes, "turns");
+        rewrite(&file, &Limits { cores: 60, ..ALL }).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!((bytes[16], bytes[20], bytes[64]), (2, 60, 9));
     }
 
     #[test]
     fn other_bytes_are_refused() {
         assert_eq!(decode(&[0; SIZE]), Err(LimitsError::NotLimits));
         assert_eq!(decode(b"vgpulim1"), Err(LimitsError::NotLimits));
+        assert_eq!(decode(&encode(&ALL)[..100]), Err(LimitsError::NotLimits));
         let mut newer = encode(&Limits::default());
-        newer[8] = 2;
-        assert_eq!(decode(&newer), Err(LimitsError::Version(2)));
+        newer[8] = 3;
+        assert_eq!(decode(&newer), Err(LimitsError::Version(3)));
     }
 }

@@ -12,7 +12,7 @@ use vgpu_core::compute::gate::Verdict;
 use crate::credit::Credit;
 use crate::metering::{Admission, Lane, Metering};
 use crate::state::{Device, state};
-use crate::{Code, SUCCESS, credit, real};
+use crate::{Code, SUCCESS, credit, lease, real};
 
 /// `CU_STREAM_LEGACY`'s short form, and `CU_STREAM_PER_THREAD`: what a null stream means to either flavour of a call.
 pub(crate) const LEGACY: usize = 0;
@@ -54,7 +54,7 @@ pub(crate) use launched;
 #[inline(never)]
 pub(crate) fn ask(key: Key, stream: usize, call: impl FnOnce() -> Code) -> Code {
     let Ok((device, _, context)) = state().current() else { return call() };
-    if !device.is_capped() || is_capturing(stream) {
+    if !device.is_metered() || is_capturing(stream) {
         return call();
     }
     let lane = Lane { context, stream, thread: if stream == PER_THREAD { credit::thread() } else { 0 } };
@@ -80,12 +80,7 @@ fn is_capturing(stream: usize) -> bool {
 }
 
 impl Device {
-    /// Several shares of one GPU add up, so one without a cap lifts it.
-    fn is_capped(&self) -> bool {
-        !self.shares.is_empty() && self.shares.iter().all(|h| h.limits.read().cores != 0)
-    }
-
-    /// Waits until the launch may be made; `None`: nobody limits it any more.
+    /// Waits until the launch may be made; `None`: there is no share to ask.
     fn admit(&self, key: Key, lane: Lane) -> Option<Admission> {
         loop {
             let mut metering = self.metering();
@@ -94,9 +89,14 @@ impl Device {
             let index = self.purse(now)?;
             metering.fit(self, now, lane, index);
             metering.collect(self, now);
-            let until = match metering.ask(self, now, index, &key)? {
+            let verdict = metering.ask(self, now, index, &key)?;
+            if self.shares.len() > 1 {
+                metering.withdraw_others(self, index);
+            }
+            let until = match verdict {
                 Verdict::Launch => {
                     let (admission, wakes) = metering.begin(self, now, index, lane, &key)?;
+                    metering.ring(self);
                     drop(metering);
                     if wakes {
                         state().poller.wake();
@@ -107,18 +107,12 @@ impl Device {
             };
             // A pair of events must not hold the time this launch is held back.
             metering.end_open(self);
+            metering.ring(self);
             drop(metering);
-            std::thread::sleep(Duration::from_nanos(until.saturating_sub(now)));
-        }
-    }
-
-    /// Which share pays: the one with the most credit.
-    fn purse(&self, now: u64) -> Option<usize> {
-        match self.shares.len() {
-            1 => Some(0),
-            count => (0..count).max_by_key(|index| {
-                self.stake(*index).map_or(i64::MIN, |s| s.tenant.balance(now, s.terms, false))
-            }),
+            match verdict {
+                Verdict::WaitForTurn(_) => lease::wait(&self.shares.get(index)?.limits.lease, until),
+                _ => std::thread::sleep(Duration::from_nanos(until.saturating_sub(now))),
+            }
         }
     }
 

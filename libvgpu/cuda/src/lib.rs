@@ -3,11 +3,11 @@
 //! It defines the functions that allocate, report, launch or look up symbols, and needs the real library under another
 //! name (`libcuda-real.so`), through which a program finds everything else. So it works however the program asks: by
 //! linking, dlopen, dlsym on any handle, or cuGetProcAddress. It has no constructors and no signal handlers, prints
-//! nothing and ends nothing; its one thread begins with the first launch under a cap.
+//! nothing and ends nothing; its one thread begins with the first launch that is metered.
 //!
 //! [`hook`] holds the exported functions, each a thin shell over an operation: [`memory`], [`virtual_memory`], [`pool`]
 //! and [`graph`] charge, [`context`] charges and ends, [`report`] reports, [`launch`] holds back, by [`credit`],
-//! [`metering`] and [`poller`]. [`mod@table`] says which names mean them, [`dispatch`] answers cuGetProcAddress by it. [`real`] are the
+//! [`metering`], [`poller`] and [`lease`]. [`mod@table`] says which names mean them, [`dispatch`] answers cuGetProcAddress by it. [`real`] are the
 //! driver's own functions, [`state`] is what this process knows of its shares.
 //!
 //! What fails inside fails closed for memory (a share whose files are broken gives `CUDA_ERROR_OPERATING_SYSTEM`) and
@@ -32,10 +32,11 @@ mod event;
 mod graph;
 mod hook;
 mod launch;
+mod lease;
 mod memory;
 mod metering;
-mod poller;
 mod pointers;
+mod poller;
 mod pool;
 mod real;
 mod report;

@@ -15,10 +15,8 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use vgpu_core::compute::Terms;
 use vgpu_core::compute::estimate::Key;
 use vgpu_core::compute::gate::{self, Gate, Loan, Verdict};
-use vgpu_core::compute::words::Lease;
 use vgpu_share::Share;
 
 use crate::credit::Credit;
@@ -116,7 +114,7 @@ struct Mark {
 #[derive(Debug)]
 pub(crate) struct Metering {
     /// By share.
-    gates: Vec<Gate>,
+    pub(crate) gates: Vec<Gate>,
     open: Option<Pair>,
     /// Oldest first.
     closed: VecDeque<Pair>,
@@ -127,15 +125,12 @@ pub(crate) struct Metering {
     next: u64,
 }
 
-/// Without an arbiter it is everybody's turn.
-static NOBODYS: Lease = Lease::open();
-
 impl Device {
     /// What the controller sees of a share.
     pub(crate) fn stake(&self, index: usize) -> Option<gate::Share<'_>> {
         let share = self.shares.get(index)?;
-        let terms = Terms { cores: share.limits.read().cores, ..Terms::default() };
-        Some(gate::Share { terms, tenant: &share.usage.compute, lease: &NOBODYS })
+        let terms = share.limits.read().terms();
+        Some(gate::Share { terms, tenant: &share.usage.compute, lease: &share.limits.lease })
     }
 }
 
@@ -158,7 +153,7 @@ impl Metering {
     }
 
     pub(crate) fn ask(&mut self, device: &Device, now: u64, index: usize, key: &Key) -> Option<Verdict> {
-        let share = device.stake(index).filter(|s| s.terms.is_capped())?;
+        let share = device.stake(index)?;
         Some(self.gates.get_mut(index)?.ask(now, &share, key))
     }
 

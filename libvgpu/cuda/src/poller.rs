@@ -1,7 +1,7 @@
 //! A thread that takes in what has ended while the program launches nothing.
 //!
-//! Begun by the first launch under a cap, once per process, with every signal blocked. It sleeps without end while nothing
-//! is in flight. It calls the driver for what needs no context and no stream, and never for longer than that takes.
+//! Begun by the first launch that is metered, once per process, with every signal blocked. It sleeps without end while
+//! nothing is in flight, and looks more often while another share waits for the turn. It calls the driver for what needs no context and no stream, and never for longer than that takes.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,8 +15,10 @@ use crate::state::{State, state};
 
 /// Between two looks while something is in flight. Launches look for themselves.
 const LOOK: Duration = Duration::from_millis(1);
-/// Looks between two at which processes of a share that died are looked for.
-const REAP: u32 = 256;
+/// Nanoseconds between two looks for processes of a share that have died.
+const REAP: u64 = 256_000_000;
+/// Nanoseconds by which the kernel may let a sleep of it last longer.
+const SLACK: libc::c_ulong = 1_000;
 
 /// The thread of this process.
 #[derive(Debug, Default)]
@@ -57,18 +59,26 @@ fn start() -> Option<Thread> {
 }
 
 fn run(state: &State) {
-    let mut looks = 0u32;
+    // A look that somebody waits for must not come 50 us late.
+    // SAFETY: changes the timer slack of this thread, which is the limiter's own.
+    unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, SLACK) };
+    let mut reaped = now();
     // The launch that began it looks after itself.
     std::thread::sleep(LOOK);
     loop {
-        looks = looks.wrapping_add(1);
-        let mut is_busy = false;
+        let (mut is_busy, mut next) = (false, LOOK);
+        let reaps = now().saturating_sub(reaped) >= REAP;
+        if reaps {
+            reaped = now();
+        }
         for device in state.opened() {
             let mut metering = device.metering();
             metering.look_after(device, now());
+            metering.ring(device);
             is_busy |= metering.is_busy();
+            next = next.min(metering.poll_after(device, now()).unwrap_or(LOOK));
             drop(metering);
-            if looks.is_multiple_of(REAP) {
+            if reaps {
                 // What a dead process of a share said stands as long as nobody takes it back.
                 let others =
                     |share: &&Share| share.usage.compute.present().any(|slot| slot != share.ledger.slot());
@@ -77,7 +87,7 @@ fn run(state: &State) {
         }
         if is_busy {
             state.poller.sleeps.store(false, Ordering::SeqCst);
-            std::thread::sleep(LOOK);
+            std::thread::sleep(next);
         } else if state.poller.sleeps.swap(true, Ordering::SeqCst) {
             // The second look in a row that found nothing.
             std::thread::park();

@@ -48,15 +48,15 @@ impl Shim {
     }
 
     /// Tags and values of the dynamic section.
-    fn dynamic(&self) -> Vec<(u64, u64)> {
+    fn dynamic(&self) -> Vec<(i64, u64)> {
         let (header, endian) = self.header();
         let segments = header.program_headers(endian, &self.bytes[..]).unwrap();
         let found = segments.iter().find_map(|s| s.dynamic(endian, &self.bytes[..]).unwrap());
         found.unwrap().iter().map(|d| (d.d_tag(endian).into(), d.d_val(endian).into())).collect()
     }
 
-    fn value(&self, tag: u32) -> Option<u64> {
-        self.dynamic().into_iter().find(|(t, _)| *t == u64::from(tag)).map(|(_, value)| value)
+    fn value(&self, tag: i64) -> Option<u64> {
+        self.dynamic().into_iter().find(|(t, _)| *t == tag).map(|(_, value)| value)
     }
 
     /// Libraries it needs.
@@ -65,7 +65,7 @@ impl Shim {
         let sections = header.sections(endian, &self.bytes[..]).unwrap();
         let symbols = sections.symbols(endian, &self.bytes[..], elf::SHT_DYNSYM).unwrap();
         let name = |at| String::from_utf8(symbols.strings().get(at).unwrap().to_vec()).unwrap();
-        let needed = self.dynamic().into_iter().filter(|(tag, _)| *tag == u64::from(elf::DT_NEEDED));
+        let needed = self.dynamic().into_iter().filter(|(tag, _)| *tag == elf::DT_NEEDED);
         needed.map(|(_, at)| name(at as u32)).collect()
     }
 

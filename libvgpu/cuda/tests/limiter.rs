@@ -170,7 +170,8 @@ fn neighbours(_: &Bench) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What shares get beside each other is the hardware's to say; that none gets more than its cap is ours.
+/// Without an arbiter: what shares get beside each other is the hardware's to say; that none gets more than its cap is
+/// ours.
 fn contention(_: &Bench) -> anyhow::Result<()> {
     for (caps, kernels) in
         [([30, 70], ["100", "10000"]), ([70, 30], ["100", "10000"]), ([50, 50], ["1000", "1000"])]
@@ -207,7 +208,8 @@ fn change(_: &Bench) -> anyhow::Result<()> {
     after(SECOND)?;
     let first = seen()?;
     after(first.0 + 5 * SECOND)?;
-    let limits = vgpu_core::limits::Limits { memory: 1000 * MIB, cores: 60, overhead: 0 };
+    let limits =
+        vgpu_core::limits::Limits { memory: 1000 * MIB, cores: 60, ..vgpu_core::limits::Limits::default() };
     vgpu_core::limits::rewrite(
         &OpenOptions::new().read(true).write(true).open(folder.join("limits"))?,
         &limits,

@@ -239,7 +239,7 @@ fn live_change(bench: &Bench) -> anyhow::Result<()> {
     let folder = bench.share("s", 500 * MIB, 0)?;
     let share = Share::open(&folder)?;
     let file = std::fs::OpenOptions::new().read(true).write(true).open(folder.join("limits"))?;
-    let set = |mib: u64| limits::rewrite(&file, &Limits { memory: mib * MIB, cores: 0, overhead: 0 });
+    let set = |mib: u64| limits::rewrite(&file, &Limits { memory: mib * MIB, ..Limits::default() });
     let holder = Tenant::start(bench, &[], &["hold", "400"])?.ready()?;
     ensure!(!fits(bench, "200")?, "600 of 500 MiB");
     set(700)?;
@@ -260,7 +260,9 @@ fn overhead(bench: &Bench) -> anyhow::Result<()> {
     let folder = bench.share("s", 500 * MIB, 0)?;
     let share = Share::open(&folder)?;
     let file = std::fs::OpenOptions::new().read(true).write(true).open(folder.join("limits"))?;
-    let set = |mib: u64| limits::rewrite(&file, &Limits { memory: 500 * MIB, cores: 0, overhead: mib * MIB });
+    let set = |mib: u64| {
+        limits::rewrite(&file, &Limits { memory: 500 * MIB, overhead: mib * MIB, ..Limits::default() })
+    };
     set(60)?;
     let holder = Tenant::start(bench, &[], &["hold", "400"])?.ready()?;
     ensure!(used(&share) == 460 * MIB, "{}", used(&share));

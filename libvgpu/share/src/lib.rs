@@ -6,6 +6,8 @@
 //! A slot's lock is on the open file description that the mapping of `usage` keeps alive, and the mapping is not passed
 //! to forked children. So the lock ends exactly with the process: a program that closes all its descriptors does not
 //! lose it, and a child that outlives the process does not keep it. No descriptor stays open.
+//!
+//! Beside the two files lies the share's [`bell`], by which its processes tell the node's arbiter that something changed.
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -15,9 +17,12 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use bell::Rope;
 use vgpu_core::ledger::{Ledger, SlotLocks};
 use vgpu_core::limits::{self, LimitsError};
 use vgpu_core::usage::{self, LOCKS, UsageError};
+
+pub mod bell;
 
 /// Where a container finds its shares.
 pub const ROOT: &str = "/run/vgpu-dra";
@@ -56,6 +61,7 @@ pub struct Share {
     pub usage: &'static usage::Region,
     /// This process's slot in it.
     pub ledger: Ledger<'static>,
+    bell: Rope,
     path: PathBuf,
 }
 
@@ -83,7 +89,12 @@ impl Share {
         usage.check().map_err(|e| ShareError::Usage(usage_path.clone(), e))?;
         let attached = Ledger::attach(usage, &FileLocks(usage_file), std::process::id());
         let ledger = attached.ok_or_else(|| ShareError::Full(usage_path.clone()))?;
-        Ok(Self { limits, usage, ledger, path: usage_path })
+        Ok(Self { limits, usage, ledger, bell: Rope::to(&folder.join(bell::NAME)), path: usage_path })
+    }
+
+    /// Tells the arbiter that something has changed.
+    pub fn ring(&self) {
+        self.bell.ring();
     }
 
     /// Gives back what dead processes left. The file is opened for it: a descriptor kept for later could be closed by
@@ -173,6 +184,8 @@ pub fn is_held(file: &File, slot: u32) -> io::Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use vgpu_core::compute::words::Turn;
+
     use super::*;
 
     #[test]
@@ -188,6 +201,19 @@ mod tests {
         fs::write(root.path().join("usage"), usage::empty()).unwrap();
         let error = Share::open(root.path()).unwrap_err().to_string();
         assert!(error.ends_with("limits: shorter than 4096 bytes"), "{error}");
+    }
+
+    #[test]
+    fn a_share_of_the_oldest_version_is_used_without_turns_and_without_a_bell() {
+        let root = tempfile::tempdir().unwrap();
+        let mut bytes = limits::encode(&limits::Limits { cores: 30, ..limits::Limits::default() });
+        bytes[8] = 1;
+        fs::write(root.path().join("limits"), bytes).unwrap();
+        fs::write(root.path().join("usage"), usage::empty()).unwrap();
+        let share = Share::open(root.path()).unwrap();
+        assert!(!share.limits.has_turns() && !share.limits.lease.is_served());
+        assert_eq!((share.limits.lease.turn(u64::MAX), share.limits.read().cores), (Turn::Open, 30));
+        share.ring();
     }
 
     #[test]

@@ -5,8 +5,9 @@ use std::collections::BinaryHeap;
 use std::sync::atomic::Ordering;
 
 use vgpu_core::compute::Terms;
-use vgpu_core::compute::arbiter::{Arbiter, Id, View};
+use vgpu_core::compute::arbiter::{Arbiter, Id};
 use vgpu_core::compute::gate::{Gate, Share};
+use vgpu_core::compute::view::View;
 use vgpu_core::compute::words::{Lease, Tenant, Turn};
 
 use crate::gpu::{Gpu, Slicing};

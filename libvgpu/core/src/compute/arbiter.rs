@@ -6,77 +6,13 @@
 //! not against the cap.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 
-use super::words::{Tenant, Turn};
-use super::{Priority, Terms, tuning};
+use super::view::View;
+use super::words::Turn;
+use super::{Priority, tuning};
 
 /// Names a share on this GPU; ties break by it.
 pub type Id = u64;
-
-/// What a share says.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct View {
-    /// What it is entitled to.
-    pub terms: Terms,
-    /// Processes with work in flight.
-    pub busy: u32,
-    /// A process waits for the turn.
-    pub waiting: bool,
-    /// A process waits for credit.
-    pub blocked: bool,
-    /// GPU nanoseconds left.
-    pub balance: i64,
-    /// GPU nanoseconds charged so far.
-    pub charged: u64,
-    /// When it last had, or last ended, work in flight.
-    pub changed: u64,
-    /// Mean gap between two such.
-    pub gap: u64,
-}
-
-impl View {
-    /// As its words stand.
-    pub fn of(tenant: &Tenant, terms: Terms, now: u64) -> Self {
-        Self {
-            terms,
-            busy: tenant.busy.count(),
-            waiting: !tenant.waiting.is_empty(),
-            blocked: !tenant.blocked.is_empty(),
-            balance: tenant.balance_seen(now, terms),
-            charged: tenant.account.charged.load(Ordering::Acquire),
-            changed: tenant.activity.changed.load(Ordering::Acquire),
-            gap: tenant.activity.gap.load(Ordering::Relaxed),
-        }
-    }
-
-    /// Wants the GPU, or did a moment ago.
-    fn wants(&self, now: u64) -> bool {
-        self.is_asking() || now.saturating_sub(self.changed) < tuning::AWAY
-    }
-
-    fn is_asking(&self) -> bool {
-        self.busy > 0 || self.waiting || self.blocked
-    }
-
-    fn has_credit(&self) -> bool {
-        !self.terms.is_capped() || self.balance > 0
-    }
-
-    fn is_eligible(&self) -> bool {
-        self.waiting && self.has_credit()
-    }
-
-    /// Virtual time of GPU time.
-    fn virtual_time(&self, nanos: u64) -> u64 {
-        nanos.saturating_mul(200) / self.terms.weight()
-    }
-
-    fn grace(&self) -> u64 {
-        let short = self.gap > tuning::LONG_GAP && self.terms.priority != Priority::High;
-        if short { tuning::GRACE_SHORT } else { tuning::GRACE }
-    }
-}
 
 /// What a share is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

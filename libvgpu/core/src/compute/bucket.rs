@@ -10,6 +10,11 @@ use super::{Terms, tuning};
 /// A refill is a whole number of these, in nanoseconds of the clock, so that percents leave no remainder.
 const GRAIN: u64 = 100;
 
+/// Credit of so much time.
+pub(super) fn refill(passed: u64, terms: Terms) -> i64 {
+    i64::try_from((passed / GRAIN).saturating_mul(terms.cores.into())).unwrap_or(i64::MAX)
+}
+
 impl Tenant {
     /// Credit as of now. `contended`: another share wants the GPU.
     pub fn balance(&self, now: u64, terms: Terms, contended: bool) -> i64 {
@@ -21,12 +26,12 @@ impl Tenant {
             && account.refilled.compare_exchange(then, next, Ordering::AcqRel, Ordering::Relaxed).is_ok();
         if moved {
             let most = if self.is_idle() { tuning::SAVED_IDLE } else { tuning::SAVED_WAITING };
-            let credit = i64::try_from(passed / GRAIN * u64::from(terms.cores)).unwrap_or(i64::MAX);
+            let credit = refill(passed, terms);
             let borrows = !terms.is_capped() && !contended;
             let least = if borrows { tuning::DEBT_ALONE } else { i64::MIN };
-            let refill = |balance: i64| Some(balance.saturating_add(credit).min(most).max(least));
+            let filled = |balance: i64| Some(balance.saturating_add(credit).min(most).max(least));
             // The closure never refuses.
-            let _ = account.balance.fetch_update(Ordering::AcqRel, Ordering::Relaxed, refill);
+            let _ = account.balance.fetch_update(Ordering::AcqRel, Ordering::Relaxed, filled);
         }
         account.balance.load(Ordering::Acquire)
     }
@@ -34,7 +39,7 @@ impl Tenant {
     /// Credit as of now, without touching anything: for those who only look.
     pub fn balance_seen(&self, now: u64, terms: Terms) -> i64 {
         let passed = now.saturating_sub(self.account.refilled.load(Ordering::Acquire));
-        let credit = i64::try_from(passed / GRAIN * u64::from(terms.cores)).unwrap_or(i64::MAX);
+        let credit = refill(passed, terms);
         self.account.balance.load(Ordering::Acquire).saturating_add(credit).min(tuning::SAVED_WAITING)
     }
 

@@ -155,6 +155,12 @@ impl Gate {
         Verdict::Launch
     }
 
+    /// Another share pays for what this one was asked for: it waits for nothing any more.
+    pub fn withdraw(&mut self, share: &Share<'_>) {
+        self.queued = false;
+        self.say(share, false, false);
+    }
+
     /// The launch just granted: which events come before it.
     pub fn plan(&mut self, now: u64, share: &Share<'_>, key: &Key) -> Plan {
         // What is on trial has epochs of its own, or nothing would be learnt about it.

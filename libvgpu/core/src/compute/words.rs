@@ -33,8 +33,22 @@ use super::tuning;
 
 /// Processes of a share at once.
 pub const SLOTS: usize = 512;
+/// Where in [`Tenant`] the moment of the last refill stands.
+pub(super) const REFILLED: usize = 8;
 /// Where in [`Tenant`] the GPU nanoseconds charged so far stand.
 pub const CHARGED: usize = 24;
+/// Where in [`Tenant`] it says when the share was busy last.
+pub(super) const CHANGED: usize = 64;
+/// Where in [`Tenant`] the mean gap stands.
+pub(super) const GAP: usize = 72;
+/// Where in [`Tenant`] the three sets stand.
+pub(super) const BUSY: usize = 128;
+/// See [`BUSY`].
+pub(super) const WAITING: usize = 192;
+/// See [`BUSY`].
+pub(super) const BLOCKED: usize = 256;
+/// Bytes of [`Tenant`] that the arbiter reads.
+pub const SEEN: usize = 320;
 /// Changes of the neighbours that are remembered.
 pub const STEPS: usize = 32;
 
@@ -197,17 +211,6 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Of a GPU nobody arbitrates.
-    pub const fn open() -> Self {
-        Self {
-            turn: AtomicU32::new(0),
-            outranked: AtomicU32::new(0),
-            heartbeat: AtomicU64::new(0),
-            written: AtomicU32::new(0),
-            steps: [const { AtomicU64::new(0) }; STEPS],
-        }
-    }
-
     /// The share's turn; [`Turn::Open`] if the arbiter has gone.
     pub fn turn(&self, now: u64) -> Turn {
         let beaten = self.heartbeat.load(Ordering::Acquire);
@@ -217,6 +220,11 @@ impl Lease {
             _ => Turn::Open,
         };
         if now.saturating_sub(beaten) > tuning::HEARTBEAT { Turn::Open } else { turn }
+    }
+
+    /// Whether an arbiter has ever looked at the share. Without one nobody has to be asked.
+    pub fn is_served(&self) -> bool {
+        self.heartbeat.load(Ordering::Relaxed) != 0
     }
 
     /// The word tenants wait on.
@@ -293,10 +301,16 @@ mod tests {
 
     #[test]
     fn the_words_are_the_tables_above() {
-        assert_eq!((offset_of!(Account, refilled), offset_of!(Account, covered)), (8, 16));
-        assert_eq!((offset_of!(Account, charged), offset_of!(Tenant, activity)), (CHARGED, 64));
-        assert_eq!((offset_of!(Tenant, busy), offset_of!(Tenant, waiting)), (128, 192));
-        assert_eq!((offset_of!(Tenant, blocked), offset_of!(Tenant, since)), (256, 320));
+        assert_eq!((offset_of!(Account, balance), offset_of!(Account, refilled)), (0, REFILLED));
+        assert_eq!((offset_of!(Account, covered), offset_of!(Account, charged)), (16, CHARGED));
+        assert_eq!((offset_of!(Tenant, account), offset_of!(Tenant, activity)), (0, CHANGED));
+        assert_eq!((offset_of!(Activity, changed), offset_of!(Activity, gap)), (0, GAP - CHANGED));
+        assert_eq!((offset_of!(Tenant, busy), offset_of!(Tenant, waiting)), (BUSY, WAITING));
+        assert_eq!((offset_of!(Tenant, blocked), offset_of!(Tenant, since)), (BLOCKED, SEEN));
+        assert_eq!(
+            (REFILLED, CHARGED, CHANGED, GAP, BUSY, WAITING, BLOCKED, SEEN),
+            (8, 24, 64, 72, 128, 192, 256, 320)
+        );
         assert_eq!(size_of::<Tenant>(), 320 + 8 * SLOTS);
         assert_eq!((offset_of!(Lease, outranked), offset_of!(Lease, heartbeat)), (4, 8));
         assert_eq!((offset_of!(Lease, written), offset_of!(Lease, steps)), (16, 24));

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
+use vgpu_core::limits::Limits;
 
 pub(crate) const MIB: u64 = 1 << 20;
 
@@ -102,10 +103,16 @@ impl Bench {
         memory: u64,
         cores: u32,
     ) -> anyhow::Result<PathBuf> {
+        self.share_as(container, name, &Limits { memory, cores, ..Limits::default() })
+    }
+
+    /// The same with all there is to say of it.
+    pub(crate) fn share_as(&self, container: &str, name: &str, limits: &Limits) -> anyhow::Result<PathBuf> {
         let folder = self.folder.path().join(container).join(&self.uuid).join(name);
         fs::create_dir_all(&folder)?;
-        let limits = vgpu_core::limits::Limits { memory, cores, overhead: 0 };
-        fs::write(folder.join("limits"), vgpu_core::limits::encode(&limits))?;
+        fs::write(folder.join("limits"), vgpu_core::limits::encode(limits))?;
+        let bell = folder.join(vgpu_share::bell::NAME);
+        rustix::fs::mkfifoat(rustix::fs::CWD, &bell, rustix::fs::Mode::from_raw_mode(0o666))?;
         fs::write(folder.join("usage"), vgpu_core::usage::empty())?;
         fs::set_permissions(folder.join("usage"), fs::Permissions::from_mode(0o666))?;
         Ok(folder)
@@ -155,7 +162,7 @@ impl Bench {
         [
             "env".into(),
             format!("FAKE_GPU_RANK={rank}"),
-            format!("FAKE_GPU_FILE={}", self.folder.path().join("root/gpus").display()),
+            format!("FAKE_GPU_FILE={}", self.gpu_file().display()),
             format!("LD_PRELOAD={}", self.artifacts.join("libfake_time.so").display()),
         ]
     }
@@ -178,8 +185,13 @@ impl Bench {
         self.command_in(container, &wrapper, &program, args).spawn().context("cannot start unshare")
     }
 
+    /// The file that is the GPUs.
+    pub(crate) fn gpu_file(&self) -> PathBuf {
+        self.folder.path().join("root/gpus")
+    }
+
     pub(crate) fn gpus(&self) -> anyhow::Result<fake_gpu::Gpus> {
-        Ok(fake_gpu::Gpus::open(&self.folder.path().join("root/gpus"))?)
+        Ok(fake_gpu::Gpus::open(&self.gpu_file())?)
     }
 
     /// Bytes the driver has handed out to living processes.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::compute::Enforcement;
+use crate::compute::{Enforcement, Terms};
 
 const MS: u64 = 1_000_000;
 const NOW: u64 = 1_000 * MS;
