@@ -52,7 +52,7 @@ impl Shim {
         let (header, endian) = self.header();
         let segments = header.program_headers(endian, &self.bytes[..]).unwrap();
         let found = segments.iter().find_map(|s| s.dynamic(endian, &self.bytes[..]).unwrap());
-        found.unwrap().iter().map(|d| (d.d_tag(endian).into(), d.d_val(endian).into())).collect()
+        found.unwrap().iter().map(|d| (d.d_tag(endian), d.d_val(endian))).collect()
     }
 
     fn value(&self, tag: i64) -> Option<u64> {
