@@ -40,7 +40,9 @@ async fn a_claim_that_tolerates_a_taint_gets_the_gpu_and_says_so() {
     cluster.api.create(rule("fan", "gpu-node-a-0", "NoExecute"));
     let tolerations = json!([{"key": "example.com/fan", "operator": "Exists", "effect": "NoExecute"}]);
     let tolerant = template("tolerant", "12000Mi");
-    cluster.api.create(tolerant.set("/spec/spec/devices/requests/0/exactly/tolerations", tolerations.clone()));
+    cluster
+        .api
+        .create(tolerant.set("/spec/spec/devices/requests/0/exactly/tolerations", tolerations.clone()));
     let _controller = cluster.controller().await;
     cluster.api.create(pod("p", &["tolerant"]));
     cluster.idle().await;
