@@ -37,11 +37,12 @@ impl Drop for Task {
 /// Runs `pass` now and after every change.
 fn on_change(api: &FakeApi, mut pass: impl FnMut() + Send + 'static) -> Task {
     let mut changes = api.changes();
-    changes.mark_changed();
+    changes.mark_raised();
     Task(tokio::spawn(async move {
-        while changes.changed().await.is_ok() {
+        loop {
+            changes.raised().await;
             tokio::time::sleep(GATHER).await;
-            changes.mark_unchanged();
+            changes.mark_heard();
             pass();
         }
     }))

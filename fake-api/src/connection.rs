@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use crate::call::Call;
 use crate::random::Random;
 use crate::server::{FakeApi, router};
+use crate::signal::{Listener, Signal};
 
 /// What becomes of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +52,7 @@ pub struct Connection {
     pub(crate) api: FakeApi,
     state: Arc<Mutex<State>>,
     dead: watch::Sender<bool>,
-    cuts: watch::Sender<u64>,
+    cuts: Signal,
 }
 
 impl Connection {
@@ -67,7 +68,7 @@ impl Connection {
             api,
             state: Arc::new(Mutex::new(state)),
             dead: watch::Sender::new(false),
-            cuts: watch::Sender::new(0),
+            cuts: Signal::default(),
         }
     }
 
@@ -99,7 +100,7 @@ impl Connection {
 
     /// Ends every open watch.
     pub fn cut_watches(&self) {
-        self.cuts.send_modify(|n| *n += 1);
+        self.cuts.raise();
     }
 
     /// After this many writes took nothing is answered any more, the last of them included: the client's process dies.
@@ -127,8 +128,8 @@ impl Connection {
         *self.dead.borrow()
     }
 
-    pub(crate) fn cuts(&self) -> watch::Receiver<u64> {
-        self.cuts.subscribe()
+    pub(crate) fn cuts(&self) -> Listener {
+        self.cuts.listen()
     }
 
     pub(crate) fn fault(&self, call: &Call) -> Option<Fault> {

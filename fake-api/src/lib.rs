@@ -20,6 +20,7 @@ mod patch;
 mod random;
 mod selector;
 mod server;
+mod signal;
 mod status;
 mod store;
 mod subresource;

@@ -12,12 +12,12 @@ use kube::{Client, Resource};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::sync::watch;
 
 use crate::call::{Call, Verb};
 use crate::connection::{Connection, Fault};
 use crate::kind::{self, kinds};
 use crate::selector::Filter;
+use crate::signal::Listener;
 use crate::status::Refused;
 use crate::store::{Author, Form, Key, Store};
 use crate::watching::Watch;
@@ -71,14 +71,14 @@ impl FakeApi {
     }
 
     /// Told of every write.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.store().any.subscribe()
+    pub(crate) fn changes(&self) -> Listener {
+        self.store().any.listen()
     }
 
     /// Returns when nothing was written for `time`.
     pub async fn quiet(&self, time: Duration) {
         let mut changes = self.changes();
-        while tokio::time::timeout(time, changes.changed()).await.is_ok() {}
+        while tokio::time::timeout(time, changes.raised()).await.is_ok() {}
     }
 
     /// Forgets the history: watches that are behind, and those that come back late, are told 410.

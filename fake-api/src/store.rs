@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::kind::{Kind, kinds};
 use crate::ownership::Owners;
 use crate::selector::Filter;
+use crate::signal::{Listener, Signal};
 use crate::status::Refused;
 use crate::validate;
 
@@ -62,9 +62,9 @@ pub(crate) struct Store {
     uids: u64,
     started: Instant,
     pub(crate) gates_off: BTreeSet<String>,
-    signals: Vec<watch::Sender<u64>>,
+    signals: Vec<Signal>,
     /// Told of every write of any kind.
-    pub(crate) any: watch::Sender<u64>,
+    pub(crate) any: Signal,
 }
 
 /// The day on which every test begins.
@@ -81,7 +81,7 @@ fn has_finalizers(object: &Value) -> bool {
 impl Store {
     pub(crate) fn new() -> Self {
         let tables: Vec<Table> = kinds().iter().map(|_| Table::default()).collect();
-        let signals = kinds().iter().map(|_| watch::Sender::new(0)).collect();
+        let signals = kinds().iter().map(|_| Signal::default()).collect();
         Self {
             tables,
             version: 1,
@@ -90,7 +90,7 @@ impl Store {
             started: Instant::now(),
             gates_off: BTreeSet::new(),
             signals,
-            any: watch::Sender::new(1),
+            any: Signal::default(),
         }
     }
 
@@ -102,8 +102,8 @@ impl Store {
         self.compacted
     }
 
-    pub(crate) fn signal(&self, kind: usize) -> watch::Receiver<u64> {
-        self.signals[kind].subscribe()
+    pub(crate) fn signal(&self, kind: usize) -> Listener {
+        self.signals[kind].listen()
     }
 
     /// Tokio's clock, counted from the day on which every test begins.
@@ -153,8 +153,8 @@ impl Store {
     fn happened(&mut self, kind: usize, before: Option<Arc<Value>>, object: Arc<Value>, deleted: bool) {
         let version = self.version;
         self.tables[kind].log.push_back(Happening { version, before, object, deleted });
-        self.signals[kind].send_replace(version);
-        self.any.send_replace(version);
+        self.signals[kind].raise();
+        self.any.raise();
     }
 
     fn put(&mut self, kind: usize, key: Key, mut object: Value) -> Arc<Value> {

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use futures::Stream;
 use serde_json::{Value, json};
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::call::Call;
 use crate::connection::Connection;
 use crate::kind::kinds;
 use crate::selector::Filter;
+use crate::signal::Listener;
 use crate::status::Refused;
 use crate::store::{Happening, Store};
 
@@ -26,8 +26,8 @@ pub(crate) struct Watch {
     filter: Filter,
     seen: u64,
     lines: VecDeque<String>,
-    signal: watch::Receiver<u64>,
-    cuts: watch::Receiver<u64>,
+    signal: Listener,
+    cuts: Listener,
     ends: Instant,
     bookmark: Option<Instant>,
     over: bool,
@@ -68,7 +68,7 @@ impl Watch {
             // As the server's cache answers it: with an event, not with a status.
             started.expire(store.compacted());
         }
-        started.signal.mark_changed();
+        started.signal.mark_raised();
         Ok(started)
     }
 
@@ -123,14 +123,14 @@ impl Watch {
             if self.connection.is_dead() {
                 std::future::pending::<()>().await;
             }
-            if self.cuts.has_changed().unwrap_or(true) {
+            if self.cuts.is_raised() {
                 return None;
             }
             if let Some(line) = self.lines.pop_front() {
                 let (delay, times) = self.connection.next_delivery();
                 if !delay.is_zero() {
                     tokio::time::sleep(delay).await;
-                    if self.cuts.has_changed().unwrap_or(true) {
+                    if self.cuts.is_raised() {
                         return None;
                     }
                 }
@@ -142,8 +142,8 @@ impl Watch {
             let bookmark = self.bookmark.unwrap_or(self.ends);
             tokio::select! {
                 biased;
-                _ = self.cuts.changed() => return None,
-                _ = self.signal.changed() => self.catch_up(),
+                () = self.cuts.raised() => return None,
+                () = self.signal.raised() => self.catch_up(),
                 () = tokio::time::sleep_until(self.ends) => return None,
                 () = tokio::time::sleep_until(bookmark) => {
                     self.bookmark = Some(Instant::now() + BOOKMARKS);
