@@ -69,7 +69,8 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let chosen: Vec<_> = BENCHES.iter().filter(|b| args.name.as_deref().is_none_or(|n| n == b.name)).collect();
+    let chosen: Vec<_> =
+        BENCHES.iter().filter(|b| args.name.as_deref().is_none_or(|n| n == b.name)).collect();
     if chosen.is_empty() {
         let names: Vec<_> = BENCHES.iter().map(|b| format!("{} ({})", b.name, b.what)).collect();
         bail!(

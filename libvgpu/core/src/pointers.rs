@@ -127,7 +127,9 @@ impl Pointers {
     pub fn insert(&mut self, address: u64, allocation: Allocation) {
         let usual = allocation.parts.only().filter(|_| allocation.pool == 0);
         match usual {
-            Some((share, bytes)) => self.insert_usual(address, (allocation.context, allocation.device), share, bytes),
+            Some((share, bytes)) => {
+                self.insert_usual(address, (allocation.context, allocation.device), share, bytes)
+            }
             None => self.insert_other(address, allocation),
         }
     }
@@ -135,7 +137,10 @@ impl Pointers {
     /// Remembers one that lies in one share and in no pool.
     #[inline]
     pub fn insert_usual(&mut self, address: u64, owner: Owner, share: usize, bytes: u64) {
-        match self.number(owner).filter(|_| address != 0 && bytes >> SHARE == 0 && share >> (OWNER - SHARE) == 0) {
+        match self
+            .number(owner)
+            .filter(|_| address != 0 && bytes >> SHARE == 0 && share >> (OWNER - SHARE) == 0)
+        {
             Some(number) => {
                 let bytes = bytes | (share as u64) << SHARE | (number as u64) << OWNER;
                 self.put(Place { address, bytes });
@@ -170,7 +175,8 @@ impl Pointers {
             place.address != 0 && owner.is_some_and(|owner| owner.0 == context)
         };
         let its: Vec<u64> = self.places.iter().filter(|p| is_its(p)).map(|p| p.address).collect();
-        let mut removed: Vec<Allocation> = its.into_iter().filter_map(|address| self.remove(address)).map(Allocation::from).collect();
+        let mut removed: Vec<Allocation> =
+            its.into_iter().filter_map(|address| self.remove(address)).map(Allocation::from).collect();
         removed.extend(self.others.extract_if(|_, a| a.context == context).map(|(_, a)| a));
         removed
     }
@@ -315,7 +321,8 @@ mod tests {
             allocation.parts.add(1, 1024);
             allocation
         };
-        for (address, make) in [(0x100, &pooled as &dyn Fn() -> Allocation), (0x200, &huge), (0x300, &split)] {
+        for (address, make) in [(0x100, &pooled as &dyn Fn() -> Allocation), (0x200, &huge), (0x300, &split)]
+        {
             pointers.insert(address, make());
             assert_eq!(pointers.remove(address).map(Allocation::from), Some(make()));
         }

@@ -126,7 +126,8 @@ fn allocations(driver: &Driver, live: usize) -> anyhow::Result<Summary> {
 
 /// Nanoseconds in which this thread could have run and others did.
 fn delayed() -> anyhow::Result<u64> {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").context("no statistics of the scheduler")?;
+    let text =
+        std::fs::read_to_string("/proc/thread-self/schedstat").context("no statistics of the scheduler")?;
     text.split_whitespace().nth(1).context("a delay")?.parse().context("a number")
 }
 

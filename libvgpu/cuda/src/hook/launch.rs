@@ -1,8 +1,8 @@
 //! Work for the GPU.
 
-use std::ffi::c_void;
 #[cfg(target_arch = "x86_64")]
 use std::ffi::CStr;
+use std::ffi::c_void;
 #[cfg(target_arch = "x86_64")]
 use std::sync::atomic::{AtomicPtr, Ordering};
 
@@ -137,7 +137,9 @@ pub unsafe extern "C" fn cuLaunch(function: usize) -> Code {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuLaunchGrid(function: usize, width: i32, height: i32) -> Code {
     // SAFETY: the caller's arguments, unchanged.
-    launched!(function, grid(width, height), [0; 3], 0, unsafe { real::cuLaunchGrid(function, width, height) })
+    launched!(function, grid(width, height), [0; 3], 0, unsafe {
+        real::cuLaunchGrid(function, width, height)
+    })
 }
 
 #[unsafe(no_mangle)]
