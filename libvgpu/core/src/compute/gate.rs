@@ -267,7 +267,8 @@ impl Gate {
         let end = end.max(start);
         let own = share.lease.own_part(start, end, 1);
         let covered = share.tenant.cover(share.lease, self.slot, start, end);
-        let used = epoch.charge(own, covered);
+        let alone = share.tenant.busy_since(self.slot).is_none();
+        let used = epoch.charge(own, covered, alone);
         share.tenant.correct(covered, used);
         share.tenant.credit(signed(epoch.paid).saturating_sub(signed(used)));
         if epoch.is_late(own) {
