@@ -43,7 +43,7 @@ macro_rules! launched {
             $call
         } else {
             let key = vgpu_core::compute::estimate::Key { function: $function, grid: $grid, block: $block };
-            $crate::launch::ask(key, $stream, move || $call)
+            $crate::launch::ask(key, $stream, &mut move || $call)
         }
     }};
 }
@@ -52,7 +52,7 @@ pub(crate) use launched;
 /// Launches when the share may.
 #[cold]
 #[inline(never)]
-pub(crate) fn ask(key: Key, stream: usize, call: impl FnOnce() -> Code) -> Code {
+pub(crate) fn ask(key: Key, stream: usize, call: &mut dyn FnMut() -> Code) -> Code {
     let Ok((device, _, context)) = state().current() else { return call() };
     if !device.is_metered() || is_capturing(stream) {
         return call();

@@ -272,7 +272,7 @@ impl Metering {
         let Some(pair) = pair else { return };
         pair.awaited = pair.awaited.saturating_sub(1);
         if let (Some(share), Some(gate)) = (device.stake(pair.index), self.gates.get_mut(pair.index)) {
-            gate.take_back(place, &share, lent.loan, unused);
+            gate.take_back(now(), place, &share, lent.loan, unused);
         }
         if at.is_some() && pair.awaited == 0 && pair.state == State::Coming {
             match lane {

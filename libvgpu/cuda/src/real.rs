@@ -23,6 +23,8 @@ fn library() -> *mut c_void {
 }
 
 /// Address of an exported function of the real library; null if it has none of that name.
+#[cold]
+#[inline(never)]
 pub(crate) fn symbol(name: &CStr) -> *mut c_void {
     let library = library();
     if library.is_null() {

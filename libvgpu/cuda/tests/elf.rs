@@ -4,16 +4,15 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use object::elf::{self, FileHeader64};
+use object::endian::Endianness;
 use object::read::elf::{Dyn, FileHeader, ProgramHeader, SectionHeader, Sym};
-use object::{LittleEndian, endian::Endianness};
 
-/// Name of the file, the library it stands before, prefix of its functions.
-const SHIMS: [(&str, &str, &str); 2] = [
-    ("libvgpu_cuda_shim.so", "libcuda-real.so", "cu"),
-    ("libvgpu_nvml_shim.so", "libnvidia-ml-real.so", "nvml"),
+/// Name of the file, the library it stands before, prefix of its functions, largest size in KiB. Half of it is the
+/// standard library's, most of that what prints a panic's backtrace.
+const SHIMS: [(&str, &str, &str, usize); 2] = [
+    ("libvgpu_cuda_shim.so", "libcuda-real.so", "cu", 672),
+    ("libvgpu_nvml_shim.so", "libnvidia-ml-real.so", "nvml", 384),
 ];
-/// Largest file.
-const SIZE: usize = 512 << 10;
 /// Newest glibc a symbol may be of: where it is built against a newer one, the C compiler's linker takes that one's versions.
 const GLIBC: (u32, u32) = (2, 34);
 /// Functions called when it is loaded: `frame_dummy` of the C compiler, which registers nothing, and the one by which
@@ -26,6 +25,7 @@ struct Shim {
     name: &'static str,
     real: &'static str,
     prefix: &'static str,
+    kib: usize,
     bytes: Vec<u8>,
 }
 
@@ -33,10 +33,10 @@ fn shims() -> Vec<Shim> {
     let mut folder: PathBuf = std::env::current_exe().unwrap();
     folder.pop();
     folder.pop();
-    let read = |(name, real, prefix): (&'static str, _, _)| {
+    let read = |(name, real, prefix, kib): (&'static str, _, _, _)| {
         let path = folder.join(name);
         let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        Shim { name, real, prefix, bytes }
+        Shim { name, real, prefix, kib, bytes }
     };
     SHIMS.map(read).into()
 }
@@ -105,7 +105,8 @@ impl Shim {
 #[test]
 fn it_needs_the_library_it_stands_before_and_what_every_container_with_glibc_has() {
     for shim in shims() {
-        let allowed = [shim.real, "libc.so.6", "libgcc_s.so.1", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"];
+        let allowed =
+            [shim.real, "libc.so.6", "libgcc_s.so.1", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"];
         let needed = shim.needed();
         assert!(needed.contains(shim.real), "{}: {needed:?}", shim.name);
         assert!(needed.iter().all(|n| allowed.contains(&n.as_str())), "{}: {needed:?}", shim.name);
@@ -131,11 +132,12 @@ fn it_exports_its_hooks_and_nothing_else() {
     for shim in shims() {
         let exported = shim.exported();
         assert!(exported.iter().all(|name| name.starts_with(shim.prefix)), "{}: {exported:?}", shim.name);
-        assert!(exported.len() > 10, "{}: {exported:?}", shim.name);
+        assert!(exported.len() > 4, "{}: {exported:?}", shim.name);
         if shim.prefix == "cu" {
             let table = include_str!("../../generate/entry_points.tsv");
             let lines = table.lines().skip(1).map(|line| line.split('\t').collect::<Vec<_>>());
-            let hooked: BTreeSet<String> = lines.filter(|l| l[5] != "pass").map(|l| l[4].to_owned()).collect();
+            let hooked: BTreeSet<String> =
+                lines.filter(|l| l[5] != "pass").map(|l| l[4].to_owned()).collect();
             assert_eq!(exported, hooked);
         }
     }
@@ -144,8 +146,7 @@ fn it_exports_its_hooks_and_nothing_else() {
 #[test]
 fn loading_it_runs_nothing_of_this_project() {
     for shim in shims() {
-        let word = size_of::<LittleEndian>().max(8) as u64;
-        let constructors = shim.value(elf::DT_INIT_ARRAYSZ).unwrap_or(0) / word;
+        let constructors = shim.value(elf::DT_INIT_ARRAYSZ).unwrap_or(0) / 8;
         assert!(constructors <= CONSTRUCTORS, "{}: {constructors} constructors", shim.name);
         assert_eq!(shim.section_size(".ctors") + shim.section_size(".preinit_array"), 0, "{}", shim.name);
     }
@@ -169,6 +170,6 @@ fn its_code_is_loaded_as_it_is() {
 fn it_is_small() {
     for shim in shims() {
         println!("{}: {} bytes", shim.name, shim.bytes.len());
-        assert!(shim.bytes.len() < SIZE, "{}: {} bytes", shim.name, shim.bytes.len());
+        assert!(shim.bytes.len() < shim.kib << 10, "{}: {} bytes", shim.name, shim.bytes.len());
     }
 }

@@ -27,7 +27,7 @@ use bench::{Bench, MIB, Test, until};
 
 const TESTS: [(&str, Test); 13] = [
     ("launches_in_streams_and_captures_work_as_ever_and_are_charged_what_they_took", capture::agree),
-    ("threads_that_launch_side_by_side_are_charged_what_they_took", capture::threads_agree),
+    ("threads_that_launch_side_by_side_are_charged_no_less_than_they_took", capture::threads_agree),
     ("every_family_of_memory_is_charged_what_the_driver_holds", families::agree),
     ("killed_at_any_instruction_of_an_allocation_and_its_free_nothing_stays_charged", killed::anywhere),
     ("eight_processes_racing_never_pass_the_limit_and_leave_nothing", racing),

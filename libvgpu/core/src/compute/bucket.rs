@@ -62,6 +62,13 @@ impl Tenant {
         self.account.charged.fetch_add(used, Ordering::AcqRel);
         used
     }
+
+    /// What was counted as charged by [`Tenant::cover`] is charged differently.
+    pub(super) fn correct(&self, counted: u64, charged: u64) {
+        if charged != counted {
+            self.account.charged.fetch_add(charged.wrapping_sub(counted), Ordering::AcqRel);
+        }
+    }
 }
 
 #[cfg(test)]

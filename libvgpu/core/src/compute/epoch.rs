@@ -30,7 +30,7 @@ impl Loan {
 pub(super) struct Epoch {
     /// When it was opened.
     pub(super) opened: u64,
-    /// When its last launch was.
+    /// When its last launch was, or the end of a loan.
     pub(super) touched: u64,
     pub(super) launches: u32,
     /// Sum of its launches' estimates.
@@ -43,6 +43,8 @@ pub(super) struct Epoch {
     pub(super) lent: u32,
     /// Whether any of its launches was made on loan.
     pub(super) unasked: bool,
+    /// A later one was taken in before it, and with that time of its own.
+    pub(super) overtaken: bool,
     /// What its last launch was.
     pub(super) last: Key,
     /// What all its launches were; `None`: of several kinds, and nothing can be learnt from it.
@@ -60,6 +62,7 @@ impl Epoch {
             unknown: false,
             lent: 0,
             unasked: false,
+            overtaken: false,
             last: key,
             key: Some(key),
         }
@@ -73,13 +76,14 @@ impl Epoch {
     }
 
     /// A loan has ended; gives what those of its launches that were not made had been estimated at.
-    pub(super) fn take_back(&mut self, loan: Loan, unused: u32) -> u64 {
+    pub(super) fn take_back(&mut self, now: u64, loan: Loan, unused: u32) -> u64 {
         let unused = unused.min(loan.launches);
         let nanos = loan.nanos(unused);
         self.lent = self.lent.saturating_sub(loan.launches);
         self.launches = self.launches.saturating_sub(unused);
         self.estimate = self.estimate.saturating_sub(nanos);
         self.unasked |= unused < loan.launches;
+        self.touched = self.touched.max(now);
         nanos
     }
 
@@ -94,6 +98,27 @@ impl Epoch {
             self.key = None;
         }
         self.unknown || self.estimate >= tuning::EPOCH || self.launches >= tuning::EPOCH_LAUNCHES
+    }
+
+    /// What it is charged if its events are so far apart, and so much of that nobody else has paid for.
+    ///
+    /// On loan a program may pause, and the GPU idle, between the two. How long is not known, but it was no longer than
+    /// the program took to launch it all; what the events are apart beyond that, the GPU was busy. That holds for a process
+    /// that is `alone` in its share: work of others lies between the events too.
+    pub(super) fn charge(&self, apart: u64, unpaid: u64, alone: bool) -> u64 {
+        if self.overtaken {
+            return unpaid.max(self.estimate);
+        }
+        if !alone || !self.is_late(apart) {
+            return unpaid;
+        }
+        let busy = unpaid.saturating_sub(self.touched.saturating_sub(self.opened));
+        busy.max(self.estimate).min(unpaid)
+    }
+
+    /// Whether it took so much longer than its estimate that it may hold idle time.
+    pub(super) fn is_late(&self, apart: u64) -> bool {
+        self.unasked && apart > self.estimate.saturating_add(self.estimate / tuning::SLACK)
     }
 
     /// How far it runs past its estimate if the GPU has been at it since `began`.

@@ -218,15 +218,15 @@ impl Gate {
     }
 
     /// A loan has ended, of the open epoch or of one in flight, and so many of its launches were not made.
-    pub fn take_back(&mut self, place: Option<usize>, share: &Share<'_>, loan: Loan, unused: u32) {
+    pub fn take_back(&mut self, now: u64, place: Option<usize>, share: &Share<'_>, loan: Loan, unused: u32) {
         match place {
             None => {
                 let Some(epoch) = &mut self.open else { return };
-                self.granted = self.granted.saturating_add(epoch.take_back(loan, unused));
+                self.granted = self.granted.saturating_add(epoch.take_back(now, loan, unused));
             }
             Some(place) => {
                 let Some(epoch) = self.flight.get_mut(place) else { return };
-                let nanos = epoch.take_back(loan, unused).min(epoch.paid);
+                let nanos = epoch.take_back(now, loan, unused).min(epoch.paid);
                 epoch.paid -= nanos;
                 share.tenant.credit(signed(nanos));
             }
@@ -267,18 +267,19 @@ impl Gate {
 
     /// The same of a later one, if those before it are on loan.
     pub fn harvest_at(&mut self, place: usize, now: u64, share: &Share<'_>, start: u64, end: u64) {
-        let older = self.flight.iter().take(place).map(|e| e.opened).min();
+        self.flight.iter_mut().take(place).for_each(|older| older.overtaken = true);
         let Some(epoch) = self.flight.remove(place) else { return };
         let start = start.max(self.ended);
         let end = end.max(start);
-        // What is still under way was in flight before this one, too, and is charged from its end on only.
-        let since = older.map_or(start, |opened| opened.max(self.ended).min(start));
-        let used = share.tenant.cover(share.lease, self.slot, since, end);
-        share.tenant.credit(signed(epoch.paid).saturating_sub(signed(used)));
         let own = share.lease.own_part(start, end, 1);
-        if epoch.unasked && own > epoch.estimate.saturating_add(epoch.estimate / tuning::SLACK) {
+        let covered = share.tenant.cover(share.lease, self.slot, start, end);
+        let alone = share.tenant.busy_since(self.slot).is_none();
+        let used = epoch.charge(own, covered, alone);
+        share.tenant.correct(covered, used);
+        share.tenant.credit(signed(epoch.paid).saturating_sub(signed(used)));
+        if epoch.is_late(own) {
             self.estimates.lost(&epoch.last);
-        } else if let Some(key) = epoch.key {
+        } else if let Some(key) = epoch.key.filter(|_| !epoch.overtaken) {
             self.estimates.learn(key, epoch.launches, own);
             if epoch.unasked {
                 self.estimates.filled(&key);

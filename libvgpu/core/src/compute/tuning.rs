@@ -36,7 +36,7 @@ pub const WATCHED_MAX: u32 = 1_024;
 /// them, one launch in 65 is measured.
 pub const SKIPPED: u32 = 16;
 /// An epoch with launches on loan that took longer than its estimate by one part in so many may hold time in which the
-/// program launched nothing. It is charged, but nothing is learnt from it, and its kind is watched.
+/// program launched nothing. Nothing is learnt from it, and its kind is watched.
 pub const SLACK: u64 = 4;
 /// Weight of a new measurement in an estimate, as one part in so many.
 pub const LEARNING: u64 = 5;

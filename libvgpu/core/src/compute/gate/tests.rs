@@ -229,7 +229,7 @@ fn a_loan_is_paid_for_and_what_was_not_launched_of_it_is_given_back() {
     let before = balance();
     assert!(gate.close(&bench.share()));
     assert_eq!(balance(), before - 500 * US as i64);
-    gate.take_back(Some(0), &bench.share(), loan, 20);
+    gate.take_back(2 * MS, Some(0), &bench.share(), loan, 20);
     assert_eq!(balance(), before - 300 * US as i64);
     gate.harvest(3 * MS, &bench.share(), 2 * MS, 2 * MS + 310 * US);
     assert_eq!(bench.tenant.account.charged.load(Ordering::Relaxed), 10 * US + 310 * US);
@@ -277,7 +277,7 @@ fn nothing_is_lent_of_what_is_not_known_well_or_to_a_share_whose_turn_it_is_not(
 }
 
 #[test]
-fn an_epoch_that_is_taken_in_before_an_older_one_loses_no_time() {
+fn an_epoch_that_is_overtaken_loses_no_time() {
     let bench = Bench::capped(50);
     let mut gate = bench.taught(MS, 10 * US);
     let loan = lend(&bench, &mut gate, 2 * MS).unwrap();
@@ -287,22 +287,38 @@ fn an_epoch_that_is_taken_in_before_an_older_one_loses_no_time() {
     let charged = || bench.tenant.account.charged.load(Ordering::Relaxed);
     let before = charged();
     gate.harvest_at(1, 3 * MS, &bench.share(), 2 * MS + 500 * US, 2 * MS + 600 * US);
-    assert_eq!(charged() - before, 600 * US);
-    gate.take_back(Some(0), &bench.share(), loan, 0);
+    assert_eq!(charged() - before, 100 * US);
+    gate.take_back(3 * MS, Some(0), &bench.share(), loan, 0);
     gate.harvest_at(0, 3 * MS, &bench.share(), 2 * MS, 2 * MS + 700 * US);
-    assert_eq!(charged() - before, 700 * US);
+    // Its estimate: what ran before the other is nowhere else.
+    assert_eq!(charged() - before, 100 * US + 500 * US);
 }
 
-#[test]
-fn time_in_which_nothing_was_launched_on_loan_is_charged_but_not_learnt() {
+/// Charged for half a millisecond of kernels on loan, launched within so long, between events a millisecond apart.
+fn charged_for_a_millisecond(within: u64) -> (u64, Gate, Bench) {
     let bench = Bench::capped(50);
     let mut gate = bench.taught(MS, 10 * US);
     let loan = lend(&bench, &mut gate, 2 * MS).unwrap();
-    gate.take_back(None, &bench.share(), loan, 0);
+    gate.take_back(2 * MS + within, None, &bench.share(), loan, 0);
     gate.close(&bench.share());
     let before = bench.tenant.account.charged.load(Ordering::Relaxed);
+    let balance = bench.tenant.balance(2 * MS, bench.terms, false);
     gate.harvest(4 * MS, &bench.share(), 2 * MS, 3 * MS);
-    assert_eq!(bench.tenant.account.charged.load(Ordering::Relaxed) - before, MS);
+    let charged = bench.tenant.account.charged.load(Ordering::Relaxed) - before;
+    let moved = bench.tenant.balance(2 * MS, bench.terms, false) - balance;
+    assert_eq!(moved, 500 * US as i64 - charged as i64, "half a millisecond was paid beforehand");
+    (charged, gate, bench)
+}
+
+#[test]
+fn kernels_on_loan_that_turn_out_long_are_paid_for() {
+    assert_eq!(charged_for_a_millisecond(100 * US).0, 900 * US);
+}
+
+#[test]
+fn a_pause_on_loan_is_not_paid_for_and_nothing_is_learnt_from_it() {
+    let (charged, mut gate, bench) = charged_for_a_millisecond(900 * US);
+    assert_eq!(charged, 500 * US);
     assert_eq!(gate.estimates.get(&KEY), Some(10 * US));
     assert_eq!(lend(&bench, &mut gate, 5 * MS), None, "the next are measured by themselves");
 }
@@ -314,7 +330,7 @@ fn epochs_on_loan_that_are_lost_are_cheap_for_a_while() {
     let mut now = 2 * MS;
     let mut lent = 0;
     while let Some(loan) = lend(&bench, &mut gate, now) {
-        gate.take_back(None, &bench.share(), loan, 0);
+        gate.take_back(now, None, &bench.share(), loan, 0);
         gate.close(&bench.share());
         gate.lose(now, &bench.share());
         now += 10 * MS;
