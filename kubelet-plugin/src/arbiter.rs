@@ -27,6 +27,9 @@ use crate::state::State;
 /// How often an instance tries to become the one that arbitrates.
 pub const TAKE_OVER: Duration = Duration::from_millis(100);
 
+/// `TMPFS_MAGIC` of linux/magic.h.
+const TMPFS: rustix::fs::FsWord = 0x0102_1994;
+
 /// The checkpoint is looked at so often though nothing says that it has changed.
 const LOOK: Duration = Duration::from_secs(1);
 
@@ -76,6 +79,11 @@ fn run(state: &State, control: &PipeReader, turns: &Counter) -> io::Result<()> {
             return Ok(());
         }
     };
+    let share_dir = &state.paths().share_dir;
+    if rustix::fs::statfs(share_dir).is_ok_and(|found| found.f_type != TMPFS) {
+        let path = share_dir.display();
+        tracing::warn!(%path, "share files lie on a disk: turns may be late while it is busy; use a tmpfs, as /run is");
+    }
     let checkpoint = state.paths().checkpoint();
     let watch = watch(&state.paths().state_dir);
     if let Err(error) = &watch {

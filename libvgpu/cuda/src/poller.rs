@@ -1,7 +1,8 @@
 //! A thread that takes in what has ended while the program launches nothing.
 //!
 //! Begun by the first launch that is metered, once per process, with every signal blocked. It sleeps without end while
-//! nothing is in flight, and looks more often while another share waits for the turn. It calls the driver for what needs no context and no stream, and never for longer than that takes.
+//! nothing is in flight, and looks more often while another share waits for the turn. It calls the driver for what needs
+//! no context and no stream, and never for longer than that takes.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};

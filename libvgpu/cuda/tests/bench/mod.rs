@@ -36,6 +36,8 @@ pub(crate) fn run(tests: &[(&'static str, Test)]) -> ExitCode {
 /// A driver root with one fake T4, the shims over its libraries, and a folder of shares.
 pub(crate) struct Bench {
     folder: tempfile::TempDir,
+    /// Of containers. In memory, as on a node: a store into a file on a disk may wait for the disk.
+    shares: tempfile::TempDir,
     artifacts: PathBuf,
     pub(crate) uuid: String,
 }
@@ -86,9 +88,12 @@ impl Bench {
             fs::copy(&from, root.join("lib").join(name))
                 .with_context(|| format!("cannot copy {}", from.display()))?;
         }
-        fs::create_dir(folder.path().join("shares"))?;
+        let memory = Path::new("/dev/shm");
+        let shares = if memory.is_dir() { tempfile::tempdir_in(memory)? } else { tempfile::tempdir()? };
+        fs::set_permissions(shares.path(), fs::Permissions::from_mode(0o755))?;
+        fs::create_dir(shares.path().join("shares"))?;
         let uuid = fake_gpu::Gpus::open(&root.join("gpus"))?.uuid(0);
-        Ok(Self { folder, artifacts, uuid })
+        Ok(Self { folder, shares, artifacts, uuid })
     }
 
     pub(crate) fn share(&self, name: &str, memory: u64, cores: u32) -> anyhow::Result<PathBuf> {
@@ -108,7 +113,7 @@ impl Bench {
 
     /// The same with all there is to say of it.
     pub(crate) fn share_as(&self, container: &str, name: &str, limits: &Limits) -> anyhow::Result<PathBuf> {
-        let folder = self.folder.path().join(container).join(&self.uuid).join(name);
+        let folder = self.shares.path().join(container).join(&self.uuid).join(name);
         fs::create_dir_all(&folder)?;
         fs::write(folder.join("limits"), vgpu_core::limits::encode(limits))?;
         let bell = folder.join(vgpu_share::bell::NAME);
@@ -129,7 +134,7 @@ impl Bench {
     }
 
     fn command_in(&self, container: &str, wrapper: &[&str], program: &Path, args: &[&str]) -> Command {
-        let shares = self.folder.path().join(container);
+        let shares = self.shares.path().join(container);
         let script = "mount -t tmpfs tmpfs /run && mkdir /run/vgpu-dra && mount --bind \"$0\" /run/vgpu-dra && exec \"$@\"";
         let mut command = Command::new("unshare");
         command

@@ -1,4 +1,4 @@
-//! The node's arbiter in the GPU's time, and what happens to the scene when.
+//! The node's arbiter in the GPU's time, virtual or real, and what happens to the scene when.
 //!
 //! Its arguments are the file that is the GPUs, the folders of the shares with commas between, and steps, each
 //! `MILLISECONDS:WHAT`: `begin` to arbitrate (else it does from the start), `kill=PID`, `note` what every process has had
@@ -9,9 +9,10 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use fake_gpu::Gpus;
+use fake_gpu::layout::VIRTUAL;
 use serde_json::{Map, json};
 use vgpu_arbiter::seat::Files;
-use vgpu_arbiter::{Arbitration, Clock, Fds, Member};
+use vgpu_arbiter::{Arbitration, Clock, Fds, Member, Monotonic};
 
 const MS: u64 = 1_000_000;
 
@@ -26,6 +27,9 @@ impl Clock for GpuTime {
     }
 
     fn wait(&mut self, fds: &mut Fds, until: u64) {
+        if self.0.timing().mode != VIRTUAL {
+            return Monotonic::of_this_thread().wait(fds, until);
+        }
         loop {
             let now = self.0.now();
             if fds.poll(0) || now >= until {
