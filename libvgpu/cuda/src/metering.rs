@@ -63,6 +63,8 @@ struct Pair {
     gap: u64,
     /// Loans that are out, and the launch that ends it while that is being made.
     awaited: u32,
+    /// Epochs of other lanes were in flight beside it.
+    crowded: bool,
     state: State,
 }
 
@@ -303,7 +305,12 @@ impl Metering {
         let (start, end) = events.unwrap_or((0, 0));
         self.next = self.next.wrapping_add(1);
         let (number, state) = (self.next, State::Coming);
-        self.open = Some(Pair { number, index, lane, start, end, recorded, gap: 0, awaited: 0, state });
+        let mut crowded = false;
+        for beside in self.closed.iter_mut().filter(|pair| pair.lane != lane) {
+            (beside.crowded, crowded) = (true, true);
+        }
+        self.open =
+            Some(Pair { number, index, lane, start, end, recorded, gap: 0, awaited: 0, crowded, state });
         is_idle.then(now)
     }
 
@@ -387,10 +394,10 @@ impl Metering {
     }
 
     fn settle(&mut self, device: &Device, now: u64, pair: Pair, place: usize, span: Option<(u64, u64)>) {
-        let Pair { index, lane, start, end, state, .. } = pair;
+        let Pair { index, lane, start, end, crowded, state, .. } = pair;
         if let (Some(share), Some(gate)) = (device.stake(index), self.gates.get_mut(index)) {
             match span {
-                Some((began, ended)) => gate.harvest_at(place, now, &share, began, ended),
+                Some((began, ended)) => gate.harvest_at(place, now, &share, (began, ended), crowded),
                 None => gate.lose_at(place, now, &share),
             }
         }

@@ -103,8 +103,8 @@ impl Epoch {
     /// What it is charged if its events are so far apart, and so much of that nobody else has paid for.
     ///
     /// On loan a program may pause, and the GPU idle, between the two. How long is not known, but it was no longer than
-    /// the program took to launch it all; what the events are apart beyond that, the GPU was busy. That holds for a process
-    /// that is `alone` in its share: work of others lies between the events too.
+    /// the program took to launch it all; what the events are apart beyond that, the GPU was busy. That holds for a stream
+    /// that is `alone` in its share: work of others lies between the events too, and is charged with them.
     pub(super) fn charge(&self, apart: u64, unpaid: u64, alone: bool) -> u64 {
         if self.overtaken {
             return unpaid.max(self.estimate);

@@ -262,18 +262,26 @@ impl Gate {
 
     /// The oldest closed epoch has ended; its events were reached at these moments.
     pub fn harvest(&mut self, now: u64, share: &Share<'_>, start: u64, end: u64) {
-        self.harvest_at(0, now, share, start, end);
+        self.harvest_at(0, now, share, (start, end), false);
     }
 
-    /// The same of a later one, if those before it are on loan.
-    pub fn harvest_at(&mut self, place: usize, now: u64, share: &Share<'_>, start: u64, end: u64) {
+    /// The same of a later one, if those before it are on loan. `crowded`: epochs of other streams ran beside it, whose work
+    /// lies between its events too.
+    pub fn harvest_at(
+        &mut self,
+        place: usize,
+        now: u64,
+        share: &Share<'_>,
+        (start, end): (u64, u64),
+        crowded: bool,
+    ) {
         self.flight.iter_mut().take(place).for_each(|older| older.overtaken = true);
         let Some(epoch) = self.flight.remove(place) else { return };
         let start = start.max(self.ended);
         let end = end.max(start);
         let own = share.lease.own_part(start, end, 1);
         let covered = share.tenant.cover(share.lease, self.slot, start, end);
-        let alone = share.tenant.busy_since(self.slot).is_none();
+        let alone = !crowded && share.tenant.busy_since(self.slot).is_none();
         let used = epoch.charge(own, covered, alone);
         share.tenant.correct(covered, used);
         share.tenant.credit(signed(epoch.paid).saturating_sub(signed(used)));
