@@ -286,12 +286,27 @@ fn an_epoch_that_is_overtaken_loses_no_time() {
     gate.close(&bench.share());
     let charged = || bench.tenant.account.charged.load(Ordering::Relaxed);
     let before = charged();
-    gate.harvest_at(1, 3 * MS, &bench.share(), 2 * MS + 500 * US, 2 * MS + 600 * US);
+    gate.harvest_at(1, 3 * MS, &bench.share(), (2 * MS + 500 * US, 2 * MS + 600 * US), false);
     assert_eq!(charged() - before, 100 * US);
     gate.take_back(3 * MS, Some(0), &bench.share(), loan, 0);
-    gate.harvest_at(0, 3 * MS, &bench.share(), 2 * MS, 2 * MS + 700 * US);
+    gate.harvest_at(0, 3 * MS, &bench.share(), (2 * MS, 2 * MS + 700 * US), false);
     // Its estimate: what ran before the other is nowhere else.
     assert_eq!(charged() - before, 100 * US + 500 * US);
+}
+
+#[test]
+fn an_epoch_beside_others_is_charged_all_that_lies_between_its_events() {
+    for (crowded, want) in [(false, 500), (true, 1_000)] {
+        let bench = Bench::capped(50);
+        let mut gate = bench.taught(MS, 10 * US);
+        let loan = lend(&bench, &mut gate, 2 * MS).unwrap();
+        gate.take_back(3 * MS, None, &bench.share(), loan, 0);
+        gate.close(&bench.share());
+        let before = bench.tenant.account.charged.load(Ordering::Relaxed);
+        gate.harvest_at(0, 4 * MS, &bench.share(), (2 * MS, 3 * MS), crowded);
+        let charged = bench.tenant.account.charged.load(Ordering::Relaxed) - before;
+        assert_eq!(charged, want * US, "crowded: {crowded}");
+    }
 }
 
 /// Charged for half a millisecond of kernels on loan, launched within so long, between events a millisecond apart.
