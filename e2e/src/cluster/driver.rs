@@ -24,6 +24,8 @@ impl Cluster {
         let spec = format!("kubeletPlugin.driverCdiSpec={DRIVER_ROOT}/cdi.json");
         let mut args = vec!["upgrade", "--install", "vgpu-dra", &chart, "--namespace", DRIVER_NAMESPACE];
         args.extend(["--create-namespace", "--set", &root, "--set", &spec]);
+        // Where fake-gpu shows its GPUs as PCI devices; the plugin has the driver root there.
+        args.extend(["--set", "kubeletPlugin.extraArgs[0]=--sysfs=/driver-root/sys"]);
         values.iter().for_each(|v| args.extend(["--set", v]));
         let out = self.helm(&args).context("cannot start helm")?;
         ensure!(
