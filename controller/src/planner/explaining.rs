@@ -108,12 +108,11 @@ impl Planner {
         for (node, gpus) in sizes {
             let mut said = None;
             for way in ways {
-                let elsewhere = way.only_node.as_ref().is_some_and(|only| *only != node);
-                let demand = Demand { only_node: Some(node.clone()), ..way.clone() };
-                said = Some(match model.cluster.plan(&demand) {
-                    _ if elsewhere => Err("it is not the node of the pod's other claims".to_owned()),
-                    Ok(placed) => Ok(placed),
-                    Err(refusal) => Err(of_one_node(refusal, gpus)),
+                said = Some(if way.only_node.as_ref().is_some_and(|only| *only != node) {
+                    Err("the pod can go to another node only".to_owned())
+                } else {
+                    let demand = Demand { only_node: Some(node.clone()), ..way.clone() };
+                    model.cluster.plan(&demand).map_err(|refusal| of_one_node(refusal, gpus))
                 });
                 if matches!(said, Some(Ok(_))) {
                     break;
