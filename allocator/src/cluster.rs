@@ -117,9 +117,17 @@ pub(crate) struct NodeTaken {
 pub struct Cluster {
     pub(crate) nodes: BTreeMap<String, Node>,
     taken: BTreeMap<String, NodeTaken>,
-    pods: BTreeMap<String, (String, Room)>,
-    claims: BTreeMap<String, Vec<Share>>,
+    pods: BTreeMap<String, Held<(String, Room)>>,
+    claims: BTreeMap<String, Held<Vec<Share>>>,
+    round: u64,
     derived: Mutex<Derived>,
+}
+
+/// What a pod or a claim takes, and the round in which that was said last.
+#[derive(Debug, Clone)]
+struct Held<T> {
+    what: T,
+    round: u64,
 }
 
 /// What follows from the rest and is kept for speed. It is caught up when a decision needs it, so that changes are
@@ -141,6 +149,7 @@ impl Clone for Cluster {
             taken: self.taken.clone(),
             pods: self.pods.clone(),
             claims: self.claims.clone(),
+            round: self.round,
             derived: Mutex::new(Derived { stale, index: Index::default(), fragmentation }),
         }
     }
@@ -192,9 +201,31 @@ impl Cluster {
         self.nodes.keys().map(String::as_str)
     }
 
+    /// Begins a round: who still takes something says so again before [`Self::end_round`]. So a cluster can be kept in
+    /// step with a list of everything that is held, at little more than the cost of what has changed.
+    pub fn begin_round(&mut self) {
+        self.round += 1;
+    }
+
+    /// Drops everything that was not held again since [`Self::begin_round`], and the nodes that `is_there` denies.
+    pub fn end_round(&mut self, is_there: impl Fn(&str) -> bool) {
+        let round = self.round;
+        let old = |held: u64| held != round;
+        let pods: Vec<String> =
+            self.pods.iter().filter(|(_, h)| old(h.round)).map(|(uid, _)| uid.clone()).collect();
+        pods.iter().for_each(|uid| self.drop_pod(uid));
+        let claims: Vec<String> =
+            self.claims.iter().filter(|(_, h)| old(h.round)).map(|(uid, _)| uid.clone()).collect();
+        claims.iter().for_each(|uid| self.drop_claim(uid));
+        let nodes: Vec<String> = self.nodes.keys().filter(|name| !is_there(name)).cloned().collect();
+        nodes.iter().for_each(|name| self.remove_node(name));
+    }
+
     /// A pod (by UID) takes room on a node; replaces what that pod held before.
     pub fn hold_pod(&mut self, pod: &str, node: &str, room: Room) {
-        if self.pods.get(pod).is_some_and(|(on, held)| on == node && *held == room) {
+        let round = self.round;
+        if let Some(held) = self.pods.get_mut(pod).filter(|h| h.what.0 == node && h.what.1 == room) {
+            held.round = round;
             return;
         }
         self.drop_pod(pod);
@@ -202,18 +233,18 @@ impl Cluster {
         taken.cpu_milli = taken.cpu_milli.saturating_add(room.cpu_milli);
         taken.memory = taken.memory.saturating_add(room.memory);
         taken.pods = taken.pods.saturating_add(room.pods);
-        self.pods.insert(pod.to_owned(), (node.to_owned(), room));
+        self.pods.insert(pod.to_owned(), Held { what: (node.to_owned(), room), round });
         self.touch(node);
     }
 
     /// Node and room a pod takes.
     pub fn pod(&self, pod: &str) -> Option<(&str, Room)> {
-        self.pods.get(pod).map(|(node, room)| (node.as_str(), *room))
+        self.pods.get(pod).map(|held| (held.what.0.as_str(), held.what.1))
     }
 
     /// The pod takes nothing any more.
     pub fn drop_pod(&mut self, pod: &str) {
-        let Some((node, room)) = self.pods.remove(pod) else { return };
+        let Some(Held { what: (node, room), .. }) = self.pods.remove(pod) else { return };
         if let Some(taken) = self.taken.get_mut(&node) {
             taken.room.cpu_milli = taken.room.cpu_milli.saturating_sub(room.cpu_milli);
             taken.room.memory = taken.room.memory.saturating_sub(room.memory);
@@ -225,7 +256,7 @@ impl Cluster {
 
     /// A claim (by UID) holds these shares; replaces what that claim held before.
     pub fn hold_claim(&mut self, claim: &str, shares: Vec<Share>) {
-        if self.claims.get(claim) == Some(&shares) {
+        if self.still_holds(claim, &shares) {
             return;
         }
         self.drop_claim(claim);
@@ -234,12 +265,19 @@ impl Cluster {
             gpus.entry(share.gpu.clone()).or_default().add(share.memory, share.cores);
             self.touch(&share.node);
         }
-        self.claims.insert(claim.to_owned(), shares);
+        self.claims.insert(claim.to_owned(), Held { what: shares, round: self.round });
+    }
+
+    /// Whether the claim holds just these shares; if so, that was said in this round.
+    pub fn still_holds(&mut self, claim: &str, shares: &[Share]) -> bool {
+        let round = self.round;
+        let same = self.claims.get_mut(claim).filter(|held| held.what == shares);
+        same.map(|held| held.round = round).is_some()
     }
 
     /// The claim holds nothing any more.
     pub fn drop_claim(&mut self, claim: &str) {
-        for share in self.claims.remove(claim).unwrap_or_default() {
+        for share in self.claims.remove(claim).map(|held| held.what).unwrap_or_default() {
             let Some(taken) = self.taken.get_mut(&share.node) else { continue };
             if let Some(gpu) = taken.gpus.get_mut(&share.gpu) {
                 gpu.sub(share.memory, share.cores);
@@ -254,7 +292,7 @@ impl Cluster {
 
     /// What a claim holds.
     pub fn claim(&self, claim: &str) -> Option<&[Share]> {
-        self.claims.get(claim).map(Vec::as_slice)
+        self.claims.get(claim).map(|held| held.what.as_slice())
     }
 
     fn forget_empty(&mut self, node: &str) {
@@ -276,7 +314,7 @@ impl Cluster {
                 let Some(t) = taken.gpus.get(&gpu.name) else { continue };
                 if t.memory > gpu.memory || t.cores > gpu.cores || t.shares > gpu.shares {
                     let is_here = |s: &Share| s.node == *name && s.gpu == gpu.name;
-                    let claims = self.claims.iter().filter(|(_, shares)| shares.iter().any(is_here));
+                    let claims = self.claims.iter().filter(|(_, held)| held.what.iter().any(is_here));
                     found.push(Overcommitted {
                         node: name.clone(),
                         gpu: gpu.name.clone(),

@@ -47,7 +47,7 @@ fn wanted(stores: &Stores, is_ours: &(dyn Fn(&str) -> bool + Sync)) -> Wanted {
     }
     for claim in stores.claims.state() {
         let claim: &ResourceClaim = &claim;
-        // A template's claim is named by no pod.
+        // A template's claim is named by no pod. Most claims are such.
         let made = claim.owner_references().iter().any(|o| o.kind == "Pod");
         if !made && classes(claim.spec.devices.as_ref()).into_iter().any(is_ours) {
             list(claim.namespace(), format!("claim.{}", claim.name_any()));

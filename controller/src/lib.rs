@@ -9,6 +9,7 @@
 //! | [`controller`], [`leader`] | from the Lease to the end |
 //! | [`stores`] | what the watches have brought |
 //! | [`pod`], [`node`], [`class`], [`attribute`], [`request`], [`shapes`], [`slice`], [`taint`], [`quota`], [`preemption`] | pure: what an object means |
+//! | [`facts`] | what is worked out of an object once per version |
 //! | [`model`] | all of it as the engine sees it |
 //! | [`planner`] | what is due, in what order |
 //! | [`allocation`] | the writes to claims and pods |
@@ -22,6 +23,7 @@ pub mod class;
 pub mod controller;
 pub mod events;
 pub mod explanation;
+pub mod facts;
 pub mod gate;
 pub mod leader;
 pub mod metrics;

@@ -34,6 +34,8 @@ pub struct Metrics {
     pub overcommitted: Gauge,
     /// Seconds of one decision.
     pub plan_seconds: Histogram,
+    /// Seconds of one look at everything, with its decisions.
+    pub pass_seconds: Histogram,
 }
 
 impl Default for Metrics {
@@ -60,6 +62,9 @@ impl Default for Metrics {
         registry.register("gpus_overcommitted", help, overcommitted.clone());
         let plan_seconds = Histogram::new(exponential_buckets(1e-5, 4.0, 10));
         registry.register("plan_seconds", "Seconds of one decision", plan_seconds.clone());
+        let pass_seconds = Histogram::new(exponential_buckets(1e-4, 4.0, 9));
+        let help = "Seconds of one look at everything, with its decisions";
+        registry.register("pass_seconds", help, pass_seconds.clone());
         Self {
             registry,
             placed,
@@ -72,6 +77,7 @@ impl Default for Metrics {
             waiting,
             overcommitted,
             plan_seconds,
+            pass_seconds,
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What the stores hold, as the engine sees it. Built anew for each pass: nothing to keep in step, nothing to repair.
+//! What the stores hold, as the engine sees it. Built anew for each pass, with no memory of what changed: nothing to keep in
+//! step, nothing to repair. What is kept from pass to pass only saves work ([`Kept`]).
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use vgpu_allocator::{Cluster, Exclusions, Node, Room, Share};
 use vgpu_api::Quantity;
 use vgpu_api::names::{CORES, DRIVER, MEMORY, pool_node};
 
+use crate::facts::Facts;
 use crate::preemption::ByNode;
 use crate::quota::Quotas;
 use crate::shapes::Shapes;
@@ -18,12 +20,23 @@ use crate::stores::Stores;
 use crate::taint::Rule;
 use crate::{node, pod};
 
+/// What the next pass can use of this one.
+#[derive(Default)]
+pub struct Kept {
+    cluster: Cluster,
+    taught: bool,
+    shares: Facts<ResourceClaim, Vec<Share>>,
+    rooms: Facts<Pod, Room>,
+}
+
 /// Everything a pass decides on.
 pub struct Model {
     /// The engine's view.
     pub cluster: Cluster,
     /// Whether the cluster has been taught for LeastFragmentation.
     pub taught: bool,
+    shares: Facts<ResourceClaim, Vec<Share>>,
+    rooms: Facts<Pod, Room>,
     /// A node of each class: pods that name no node find the others of it alike.
     pub classes: Vec<Arc<KubeNode>>,
     /// Nodes by name.
@@ -39,7 +52,7 @@ pub struct Model {
     /// Who is where, once somebody asked.
     pub tenants: Option<ByNode>,
     /// Places kept, by what they are held under.
-    kept: Vec<String>,
+    places: Vec<String>,
 }
 
 /// Results of this driver in an allocated claim.
@@ -58,6 +71,12 @@ pub fn is_allocated(claim: &ResourceClaim) -> bool {
 /// Whether some pod has reserved it.
 pub fn is_reserved(claim: &ResourceClaim) -> bool {
     claim.status.as_ref().and_then(|s| s.reserved_for.as_ref()).is_some_and(|r| !r.is_empty())
+}
+
+/// Whether somebody else than this pod (by UID) has reserved it.
+pub fn is_others(claim: &ResourceClaim, pod: &str) -> bool {
+    let reserved = claim.status.as_ref().and_then(|s| s.reserved_for.as_deref()).unwrap_or_default();
+    reserved.iter().any(|user| user.uid != pod)
 }
 
 /// Node of an allocated claim.
@@ -84,8 +103,11 @@ pub fn shares(claim: &ResourceClaim) -> Vec<Share> {
 }
 
 impl Model {
-    /// Of what the stores hold now. `hami_quotas`: quotas limit by HAMi's keys too.
-    pub fn build(stores: &Stores, shapes: &mut Shapes, hami_quotas: bool) -> Self {
+    /// Of what the stores hold now. `hami_quotas`: quotas limit by HAMi's keys too. What is held besides is to be said before
+    /// [`Self::complete`].
+    pub fn build(stores: &Stores, shapes: &mut Shapes, hami_quotas: bool, kept: Kept) -> Self {
+        let Kept { mut cluster, taught, shares: mut held_by, mut rooms } = kept;
+        cluster.begin_round();
         // The store's order is a hash map's; new shapes are numbered in the order of names.
         let mut slices = stores.slices.state();
         slices.sort_by_key(|s| s.name_any());
@@ -107,7 +129,6 @@ impl Model {
         let quotas = stores.quotas.state();
         let memory = gpus.values().flatten().map(|g| (g.name.as_str(), g.memory));
         let mut quotas = Quotas::new(quotas.iter().map(|q| &**q), hami_quotas, memory);
-        let mut cluster = Cluster::default();
         let nodes: BTreeMap<String, Arc<KubeNode>> =
             stores.nodes.state().into_iter().map(|n| (n.name_any(), n)).collect();
         let (mut classes, mut known) = (Vec::new(), HashMap::new());
@@ -119,23 +140,27 @@ impl Model {
             });
             cluster.set_node(name, Node { room: node::room(found), gpus, class });
         }
-        let mut by_uid = HashMap::new();
+        held_by.update(&claims, shares);
+        let mut by_uid = HashMap::with_capacity(claims.len());
         for claim in claims {
             let uid = claim.uid().unwrap_or_default();
-            let held = shares(&claim);
+            let held = held_by.of(&claim).map(Vec::as_slice).unwrap_or_default();
             if !held.is_empty() {
-                quotas.hold(&claim.namespace().unwrap_or_default(), &held);
-                cluster.hold_claim(&uid, held);
+                quotas.hold(claim.metadata.namespace.as_deref().unwrap_or_default(), held);
+                if !cluster.still_holds(&uid, held) {
+                    cluster.hold_claim(&uid, held.to_vec());
+                }
             }
             by_uid.insert(uid, claim);
         }
         let mut users: HashMap<(String, String), Vec<Arc<Pod>>> = HashMap::new();
         let mut pods = stores.pods.state();
         pods.retain(|p| !pod::is_done(p));
+        rooms.update(&pods, pod::room);
         for found in &pods {
-            let uid = found.uid().unwrap_or_default();
             if let Some(node) = pod::bound_to(found) {
-                cluster.hold_pod(&uid, node, pod::room(found));
+                let room = rooms.of(found).copied().unwrap_or_default();
+                cluster.hold_pod(found.metadata.uid.as_deref().unwrap_or_default(), node, room);
             }
             let namespace = found.namespace().unwrap_or_default();
             for claim in pod::claims(found).into_iter().filter_map(|c| c.claim) {
@@ -144,7 +169,9 @@ impl Model {
         }
         Self {
             cluster,
-            taught: false,
+            taught,
+            shares: held_by,
+            rooms,
             classes,
             nodes,
             claims: by_uid,
@@ -152,8 +179,24 @@ impl Model {
             users,
             quotas,
             tenants: None,
-            kept: Vec::new(),
+            places: Vec::new(),
         }
+    }
+
+    /// All that is held was said: what the cluster knows besides is over.
+    pub fn complete(&mut self) {
+        self.cluster.end_round(|name| self.nodes.contains_key(name));
+    }
+
+    /// For the next pass.
+    pub fn keep(self) -> Kept {
+        Kept { cluster: self.cluster, taught: self.taught, shares: self.shares, rooms: self.rooms }
+    }
+
+    /// A pod takes room on a node.
+    pub fn hold_pod(&mut self, pod: &Arc<Pod>, node: &str) {
+        let room = self.rooms.of(pod).copied().unwrap_or_else(|| pod::room(pod));
+        self.cluster.hold_pod(pod.metadata.uid.as_deref().unwrap_or_default(), node, room);
     }
 
     /// Holds a place for a pod (by UID) until [`Self::drop_places`], although others are still in it.
@@ -161,12 +204,12 @@ impl Model {
         let key = format!("place of {pod}");
         self.cluster.hold_claim(&key, shares);
         self.cluster.hold_pod(&key, node, room);
-        self.kept.push(key);
+        self.places.push(key);
     }
 
     /// What is held after this is really held.
     pub fn drop_places(&mut self) {
-        for key in std::mem::take(&mut self.kept) {
+        for key in std::mem::take(&mut self.places) {
             self.cluster.drop_claim(&key);
             self.cluster.drop_pod(&key);
         }

@@ -45,6 +45,12 @@ use writer::{Report, Writer};
 
 /// Pods written at the same time.
 const WRITERS: usize = 32;
+/// Pods told at the same time that they are placed.
+const SPEAKERS: usize = 2;
+/// Of its time the planner rests so much for each part it looks and decides, ...
+const IDLE: u32 = 4;
+/// ... but so long at least, in which more may come, and no longer than that.
+const GATHER: (Duration, Duration) = (Duration::from_millis(3), Duration::from_millis(200));
 /// Without any change everything is looked at again after this.
 const TICK: Duration = Duration::from_secs(1);
 /// How long kube-scheduler may still write allocations it made before it saw the taint on devices it had for itself.
@@ -77,6 +83,8 @@ pub struct Planner {
     /// Whether quotas by HAMi's keys hold too.
     hami_quotas: bool,
     learning: learning::Learning,
+    /// Of the last pass.
+    kept: model::Kept,
 }
 
 /// Shares written, or being written, to a claim.
@@ -148,6 +156,7 @@ impl Planner {
             metrics,
             reports: sender,
             turns: Arc::new(Semaphore::new(WRITERS)),
+            calm: Arc::new(Semaphore::new(SPEAKERS)),
             stopping: Arc::default(),
             unsettled: Arc::default(),
         };
@@ -165,6 +174,7 @@ impl Planner {
             preempting: preempting::Preempting::default(),
             hami_quotas: false,
             learning: learning::Learning::default(),
+            kept: model::Kept::default(),
             selectors: Selectors::default(),
             shapes: Shapes::default(),
             attributes: Attributes::default(),
@@ -192,18 +202,21 @@ impl Planner {
         self.stores.ready().await;
         self.fence().await;
         loop {
+            let began = Instant::now();
             match self.allocator {
                 Allocator::Controller => self.pass().await,
                 Allocator::Scheduler => self.look_on().await,
             }
+            let took = began.elapsed();
+            self.writer.metrics.pass_seconds.observe(took.as_secs_f64());
             tokio::select! {
                 biased;
                 report = self.reports.recv() => self.take(report),
                 () = self.stores.changed.notified() => {}
                 () = tokio::time::sleep(TICK) => {}
             }
-            // What comes together is looked at together.
-            tokio::time::sleep(Duration::from_millis(3)).await;
+            // What comes together is looked at together; and the more there is to look at, the less often.
+            tokio::time::sleep((took * IDLE).clamp(GATHER.0, GATHER.1)).await;
             while let Ok(report) = self.reports.try_recv() {
                 self.take(Some(report));
             }
@@ -214,7 +227,7 @@ impl Planner {
     /// Makes sure that no allocation a predecessor sent can take any more: claims it had guarded lose the guard, and with
     /// it the version the allocation was sent with. Some may have been cleared by it a moment ago, hence the rest.
     async fn fence(&mut self) {
-        let model = Model::build(&self.stores, &mut self.shapes, self.hami_quotas);
+        let model = Model::build(&self.stores, &mut self.shapes, self.hami_quotas, model::Kept::default());
         let ours = self.our_classes(&model);
         let mut open = self.stores.claims.state();
         open.retain(|c| allocation::is_guarded(c) && !model::is_allocated(c));
@@ -236,6 +249,9 @@ impl Planner {
         let Some(report) = report else { return };
         self.writing.remove(&report.pod);
         self.upkeep.wrote(&report.pod, !report.failed, Instant::now());
+        if let Some(version) = report.ungated {
+            self.upkeep.took_gate(&report.pod, version);
+        }
         for claim in &report.promised {
             match report.written.iter().find(|(uid, _)| uid == claim) {
                 Some((_, version)) => {
@@ -254,7 +270,8 @@ impl Planner {
             self.open = Some(Instant::now());
         }
         self.publisher.sync(&self.stores, &self.writer.events).await;
-        let mut model = Model::build(&self.stores, &mut self.shapes, self.hami_quotas);
+        let kept = std::mem::take(&mut self.kept);
+        let mut model = Model::build(&self.stores, &mut self.shapes, self.hami_quotas, kept);
         self.attributes.forget();
         self.settle_promises(&mut model);
         let ours = self.our_classes(&model);
@@ -275,7 +292,7 @@ impl Planner {
                 gangs.on_the_way(pod);
                 // What it was given it keeps meanwhile.
                 if let Some(node) = self.upkeep.held_on(&uid) {
-                    model.cluster.hold_pod(&uid, pod::bound_to(pod).unwrap_or(node), pod::room(pod));
+                    model.hold_pod(pod, pod::bound_to(pod).unwrap_or(node));
                 }
                 continue;
             }
@@ -304,7 +321,7 @@ impl Planner {
                     },
                 },
                 Standing::Allocated { claims, node } => {
-                    model.cluster.hold_pod(&uid, pod::bound_to(pod).unwrap_or(&node), pod::room(pod));
+                    model.hold_pod(pod, pod::bound_to(pod).unwrap_or(&node));
                     self.learn_of(pod, &claims, &ours);
                     for claim in claims.iter().filter(|_| pod::bound_to(pod).is_none()) {
                         self.upkeep.allocated(&uid, &node, &claim.uid().unwrap_or_default());
@@ -321,6 +338,7 @@ impl Planner {
                 }
             }
         }
+        model.complete();
         self.writer.metrics.waiting.set(waiting);
         let may_plan = self.open.is_none_or(|at| at.elapsed() >= CLOSING);
         for turn in turns.into_iter().filter(|_| may_plan) {
@@ -334,11 +352,12 @@ impl Planner {
         self.take_back(&model, now);
         self.check_overcommitment(&model, now);
         self.keep_only_what_is_there(&pods, &model);
+        self.kept = model.keep();
     }
 
     fn keep_only_what_is_there(&mut self, pods: &[Arc<Pod>], model: &Model) {
-        let alive: HashSet<String> =
-            pods.iter().filter_map(|p| p.uid()).chain(model.claims.keys().cloned()).collect();
+        let of_pods = pods.iter().filter_map(|p| p.metadata.uid.as_deref());
+        let alive: HashSet<&str> = of_pods.chain(model.claims.keys().map(String::as_str)).collect();
         self.upkeep.keep_only(&alive);
         self.preempting.keep_only(&alive);
         self.learning.keep_only(&alive);
@@ -348,18 +367,19 @@ impl Planner {
 
     /// Names of the classes that are ours, of all that are named anywhere.
     fn our_classes(&self, model: &Model) -> HashSet<String> {
-        let mut named: HashSet<String> = self.stores.classes.state().iter().map(|c| c.name_any()).collect();
+        let (classes, templates) = (self.stores.classes.state(), self.stores.templates.state());
+        let mut named: HashSet<&str> = classes.iter().filter_map(|c| c.metadata.name.as_deref()).collect();
         for claim in model.claims.values() {
-            named.extend(gate::classes(claim.spec.devices.as_ref()).into_iter().map(str::to_owned));
+            named.extend(gate::classes(claim.spec.devices.as_ref()));
         }
-        for template in self.stores.templates.state() {
-            named.extend(gate::classes(template.spec.spec.devices.as_ref()).into_iter().map(str::to_owned));
+        for template in &templates {
+            named.extend(gate::classes(template.spec.spec.devices.as_ref()));
         }
-        let is_ours = |name: &String| {
+        let is_ours = |name: &&str| {
             let known = self.stores.classes.get(&ObjectRef::new(name));
             class::is_ours(name, known.as_deref(), &self.selectors, &self.shapes)
         };
-        named.into_iter().filter(is_ours).collect()
+        named.into_iter().filter(is_ours).map(str::to_owned).collect()
     }
 
     /// Promises the watches have caught up with are dropped, the others held.

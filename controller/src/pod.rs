@@ -149,10 +149,14 @@ pub fn gang(pod: &Pod) -> Option<Result<Gang, String>> {
 }
 
 /// Who comes first: higher priority, then older, then by name.
-pub fn order(a: &Pod, b: &Pod) -> std::cmp::Ordering {
+pub fn order<'a>(a: &'a Pod, b: &'a Pod) -> std::cmp::Ordering {
     let priority = |p: &Pod| p.spec.as_ref().and_then(|s| s.priority).unwrap_or(0);
-    let key = |p: &Pod| (p.creation_timestamp().map(|t| t.0), p.namespace(), p.name_any());
-    priority(b).cmp(&priority(a)).then_with(|| key(a).cmp(&key(b)))
+    let created = |p: &Pod| p.metadata.creation_timestamp.as_ref().map(|t| t.0);
+    let name = |p: &'a Pod| (p.metadata.namespace.as_deref(), p.metadata.name.as_deref());
+    priority(b)
+        .cmp(&priority(a))
+        .then_with(|| created(a).cmp(&created(b)))
+        .then_with(|| name(a).cmp(&name(b)))
 }
 
 #[cfg(test)]

@@ -234,7 +234,9 @@ where
 {
     let store = writer.as_reader();
     let changed = changed.clone();
-    let stream = watcher(api, config).backoff(Pauses(Duration::from_millis(500)));
+    // Who wrote which field is half of most objects, and nothing here looks at it.
+    let forget_managers = |object: &mut K| object.meta_mut().managed_fields = None;
+    let stream = watcher(api, config).backoff(Pauses(Duration::from_millis(500))).modify(forget_managers);
     tasks.spawn(async move {
         let mut stream = std::pin::pin!(reflector(writer, stream));
         while let Some(event) = stream.next().await {

@@ -52,8 +52,7 @@ impl Decision {
             model.quotas.hold(&claim.namespace().unwrap_or_default(), &shares);
             model.cluster.hold_claim(&claim.uid().unwrap_or_default(), shares);
         }
-        let pod = &waiting.pod;
-        model.cluster.hold_pod(&pod.uid().unwrap_or_default(), &self.placed.node, pod::room(pod));
+        model.hold_pod(&waiting.pod, &self.placed.node);
     }
 
     /// What the event says: `node-a: gpu-1a2b..., gpu-3c4d...; node Binpack, GPU Spread, score 0.497`, with `; as gpu/large`

@@ -30,7 +30,7 @@ impl Planner {
     /// What is to be said of the pods that `is_asked` takes, in the order the controller looks at them. Pods that wait before
     /// them are given their places first, as the controller would.
     pub fn explain(&mut self, is_asked: &dyn Fn(&Pod) -> bool) -> Vec<Explanation> {
-        let mut model = Model::build(&self.stores, &mut self.shapes, self.hami_quotas);
+        let mut model = Model::build(&self.stores, &mut self.shapes, self.hami_quotas, model::Kept::default());
         let ours = self.our_classes(&model);
         let now = Instant::now();
         let mut pods = self.stores.pods.state();
@@ -42,7 +42,7 @@ impl Planner {
                 Standing::Waiting(found) => waiting.push(found),
                 Standing::Allocated { claims, node } => {
                     let on = pod::bound_to(pod).unwrap_or(&node).to_owned();
-                    model.cluster.hold_pod(&pod.uid().unwrap_or_default(), &on, pod::room(pod));
+                    model.hold_pod(pod, &on);
                     self.learn_of(pod, &claims, &ours);
                     let results = claims.iter().flat_map(|c| model::own_results(c));
                     let gpus: Vec<String> = results.map(|r| r.device.clone()).collect();

@@ -20,30 +20,35 @@ pub(super) struct Learning {
     mix: Mix,
     /// Pods (UIDs) that are counted and not gone.
     counted: HashSet<String>,
+    /// Pods counted since the model was taught last.
+    news: usize,
 }
+
+/// So many pods change what is free so much that it is priced anew.
+const LESSON: usize = 64;
 
 impl Learning {
     /// Counts a pod once, whether it is placed or not.
     pub(super) fn count(&mut self, pod: &str, demand: &Demand) {
         if self.counted.insert(pod.to_owned()) {
             self.mix.arrived(demand);
+            self.news += 1;
         }
     }
 
     /// Pods that are not alive have left.
-    pub(super) fn keep_only(&mut self, alive: &HashSet<String>) {
+    pub(super) fn keep_only(&mut self, alive: &HashSet<&str>) {
         let before = self.counted.len();
-        self.counted.retain(|uid| alive.contains(uid));
+        self.counted.retain(|uid| alive.contains(uid.as_str()));
         (self.counted.len()..before).for_each(|_| self.mix.departed());
     }
 
-    /// Hands what is known to the model, once, if the pod asks for a policy that needs it.
+    /// Hands what is known to the model when it is new, if the pod asks for a policy that needs it.
     pub(super) fn teach(&mut self, model: &mut Model, demand: &Demand) {
         let asks = demand.node_policy == Policy::LeastFragmentation
             || demand.requests.iter().any(|r| r.gpu_policy == Policy::LeastFragmentation);
-        if asks && !model.taught {
-            model.taught = true;
-            self.mix.draw();
+        if asks && (self.mix.draw() || self.news >= LESSON || !model.taught) {
+            (model.taught, self.news) = (true, 0);
             model.cluster.learn(&self.mix);
         }
     }

@@ -16,7 +16,9 @@ impl Planner {
     pub(super) async fn look_on(&mut self) {
         self.publisher.sync(&self.stores, &self.writer.events).await;
         self.gate.sync(&self.stores, &|_| false).await;
-        let model = Model::build(&self.stores, &mut self.shapes, self.hami_quotas);
+        let kept = std::mem::take(&mut self.kept);
+        let mut model = Model::build(&self.stores, &mut self.shapes, self.hami_quotas, kept);
+        model.complete();
         let ours = self.our_classes(&model);
         let now = Instant::now();
         let mut pods = self.stores.pods.state();
@@ -34,6 +36,7 @@ impl Planner {
         self.take_back(&model, now);
         self.check_overcommitment(&model, now);
         self.keep_only_what_is_there(&pods, &model);
+        self.kept = model.keep();
     }
 
     fn say_unheeded(&mut self, pod: &Arc<Pod>, is_ours: &dyn Fn(&str) -> bool) {

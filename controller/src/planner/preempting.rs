@@ -33,9 +33,9 @@ pub(super) struct Preempting {
 
 impl Preempting {
     /// Forgets pods that are gone.
-    pub(super) fn keep_only(&mut self, alive: &HashSet<String>) {
-        self.nodes.retain(|uid, _| alive.contains(uid));
-        self.pauses.retain(|uid, _| alive.contains(uid));
+    pub(super) fn keep_only(&mut self, alive: &HashSet<&str>) {
+        self.nodes.retain(|uid, _| alive.contains(uid.as_str()));
+        self.pauses.retain(|uid, _| alive.contains(uid.as_str()));
     }
 
     fn pause(&mut self, pod: &str, now: Instant) {

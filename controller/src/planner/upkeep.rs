@@ -11,9 +11,8 @@ use kube::api::ListParams;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, ResourceExt};
 use tokio::time::Instant;
-use vgpu_api::names::DRIVER;
 
-use super::Planner;
+use super::{Planner, version};
 use super::writer::{Report, Writer, chain};
 use crate::events::{Saying, reference};
 use crate::model::{self, Model};
@@ -49,6 +48,8 @@ pub(super) struct Upkeep {
     evicted: HashMap<String, Instant>,
     /// Node and claims (UIDs) of pods that were seen allocated and are not bound.
     held: HashMap<String, (String, BTreeSet<String>)>,
+    /// Pods (UIDs) whose gate was taken, and the version of the pod that shows it.
+    ungated: HashMap<String, u64>,
     /// Failed writes of a pod in a row.
     failures: HashMap<String, u32>,
     /// GPUs promised more than they have, since when.
@@ -68,6 +69,11 @@ impl Upkeep {
             *held = (node.to_owned(), BTreeSet::new());
         }
         held.1.insert(claim.to_owned());
+    }
+
+    /// A pod has lost its gate with this version.
+    pub(super) fn took_gate(&mut self, pod: &str, version: u64) {
+        self.ungated.insert(pod.to_owned(), version);
     }
 
     /// Node a pod's claims are allocated on.
@@ -111,14 +117,15 @@ impl Upkeep {
     }
 
     /// Forgets objects that are gone.
-    pub(super) fn keep_only(&mut self, alive: &HashSet<String>) {
-        self.refused.retain(|uid, _| alive.contains(uid));
-        self.resting.retain(|uid, _| alive.contains(uid));
-        self.penalties.retain(|(uid, _), _| alive.contains(uid));
-        self.unused.retain(|uid, _| alive.contains(uid));
-        self.evicted.retain(|uid, _| alive.contains(uid));
-        self.held.retain(|uid, _| alive.contains(uid));
-        self.failures.retain(|uid, _| alive.contains(uid));
+    pub(super) fn keep_only(&mut self, alive: &HashSet<&str>) {
+        self.refused.retain(|uid, _| alive.contains(uid.as_str()));
+        self.resting.retain(|uid, _| alive.contains(uid.as_str()));
+        self.penalties.retain(|(uid, _), _| alive.contains(uid.as_str()));
+        self.unused.retain(|uid, _| alive.contains(uid.as_str()));
+        self.evicted.retain(|uid, _| alive.contains(uid.as_str()));
+        self.held.retain(|uid, _| alive.contains(uid.as_str()));
+        self.failures.retain(|uid, _| alive.contains(uid.as_str()));
+        self.ungated.retain(|uid, _| alive.contains(uid.as_str()));
     }
 }
 
@@ -148,8 +155,8 @@ impl Planner {
             self.upkeep.refused.remove(&uid);
             return;
         }
-        let since = *self.upkeep.refused.entry(uid).or_insert(now);
-        if now.duration_since(since) >= PATIENCE && !claims.iter().any(|c| model::is_reserved(c)) {
+        let since = *self.upkeep.refused.entry(uid.clone()).or_insert(now);
+        if now.duration_since(since) >= PATIENCE && !claims.iter().any(|c| model::is_others(c, &uid)) {
             let why = scheduler_message(pod);
             self.let_go(pod, node, &why, now);
         }
@@ -157,7 +164,9 @@ impl Planner {
 
     pub(super) fn take_gate(&mut self, pod: &Arc<Pod>, now: Instant) {
         let uid = pod.uid().unwrap_or_default();
-        if self.upkeep.must_rest(&uid, now) {
+        // Until the watch shows that it is gone it is not taken again.
+        let is_taken = self.upkeep.ungated.get(&uid).is_some_and(|gone| version(&**pod) < *gone);
+        if is_taken || self.upkeep.must_rest(&uid, now) {
             return;
         }
         self.writing.insert(uid.clone());
@@ -167,11 +176,12 @@ impl Planner {
             if let Err(error) = &done {
                 tracing::info!(error = %chain(error), "the gate is tried again");
             }
-            let _ = writer.reports.send(Report { pod: uid, failed: done.is_err(), ..Report::default() });
+            let (failed, ungated) = (done.is_err(), done.ok().flatten().as_ref().map(version));
+            let _ = writer.reports.send(Report { pod: uid, failed, ungated, ..Report::default() });
         });
     }
 
-    /// Clears every allocation of a pod that nobody has reserved, and plans it anew elsewhere after a rest.
+    /// Clears every allocation of a pod that no other has reserved, and plans it anew elsewhere after a rest.
     pub(super) fn let_go(&mut self, pod: &Arc<Pod>, node: &str, why: &str, now: Instant) {
         self.upkeep.penalise(&pod.uid().unwrap_or_default(), node, now);
         let note = format!("{node} cannot take the pod ({why}); it is planned again");
@@ -193,13 +203,20 @@ impl Planner {
         let named = pod::claims(pod).into_iter().filter_map(|c| c.claim);
         let found = named.filter_map(|c| self.stores.claims.get(&ObjectRef::new(&c).within(&namespace)));
         let claims: Vec<Arc<ResourceClaim>> =
-            found.filter(|c| !model::own_results(c).is_empty() && !model::is_reserved(c)).collect();
+            found.filter(|c| !model::own_results(c).is_empty() && !model::is_others(c, &uid)).collect();
         self.writing.insert(uid.clone());
         self.writer.metrics.cleared.inc();
-        let writer = self.writer.clone();
+        let (writer, pod) = (self.writer.clone(), pod.clone());
         self.tasks.spawn(async move {
-            let mut failed = false;
-            for claim in &claims {
+            // The scheduler may have bound it meanwhile: nothing in the claim would say so.
+            let mut failed = match allocation::is_unbound(&writer.client, &pod).await {
+                Ok(is_unbound) => !is_unbound,
+                Err(error) => {
+                    tracing::info!(error = %chain(&error), "it is not known whether a pod is bound");
+                    true
+                }
+            };
+            for claim in claims.iter().filter(|_| !failed).collect::<Vec<_>>() {
                 if let Err(error) = allocation::clear(&writer.client, claim, false).await {
                     failed = true;
                     writer.metrics.failed_writes.inc();
@@ -242,17 +259,19 @@ impl Planner {
 
     /// Allocations nobody has reserved and no pod will use.
     pub(super) fn take_back(&mut self, model: &Model, now: Instant) {
-        // In the order of their names: the map's own order is another each time.
-        let mut claims: Vec<_> = model.claims.iter().collect();
-        claims.sort_by_key(|(_, c)| (c.namespace(), c.name_any()));
-        for (uid, claim) in claims {
-            let key = (claim.namespace().unwrap_or_default(), claim.name_any());
-            let is_ours = model::own_results(claim).iter().any(|r| r.driver == DRIVER);
-            let used = model.users.get(&key).is_some_and(|pods| pods.iter().any(|p| uses(p, claim)));
-            if !is_ours || model::is_reserved(claim) || used {
-                self.upkeep.unused.remove(uid);
-                continue;
+        let is_unused = |claim: &ResourceClaim| {
+            !model::is_reserved(claim) && !model::own_results(claim).is_empty() && {
+                let key = (claim.namespace().unwrap_or_default(), claim.name_any());
+                !model.users.get(&key).is_some_and(|pods| pods.iter().any(|p| uses(p, claim)))
             }
+        };
+        let mut unused: BTreeMap<&String, &Arc<ResourceClaim>> = BTreeMap::new();
+        unused.extend(model.claims.iter().filter(|(_, claim)| is_unused(claim)));
+        self.upkeep.unused.retain(|uid, _| unused.contains_key(uid));
+        // In the order of their names: the map's own order is another each time.
+        let mut unused: Vec<_> = unused.into_iter().collect();
+        unused.sort_by_key(|(_, c)| (c.namespace(), c.name_any()));
+        for (uid, claim) in unused {
             let since = *self.upkeep.unused.entry(uid.clone()).or_insert(now);
             if now.duration_since(since) < UNUSED {
                 continue;

@@ -25,6 +25,8 @@ pub(super) struct Writer {
     pub(super) metrics: Arc<Metrics>,
     pub(super) reports: mpsc::UnboundedSender<Report>,
     pub(super) turns: Arc<Semaphore>,
+    /// For events that may wait: so few at a time that they do not hold up what is written beside them.
+    pub(super) calm: Arc<Semaphore>,
     /// The controller ends: what is begun is finished, nothing is begun.
     pub(super) stopping: Arc<AtomicBool>,
     /// Some write may still take.
@@ -41,6 +43,8 @@ pub(super) struct Report {
     pub(super) written: Vec<(String, u64)>,
     /// Claims (UIDs) that were to be written.
     pub(super) promised: Vec<String>,
+    /// Version of the pod without its gate, if that was taken.
+    pub(super) ungated: Option<u64>,
 }
 
 impl Writer {
@@ -54,25 +58,36 @@ impl Writer {
         note: String,
         ungate: bool,
     ) {
-        let _turn = self.turns.acquire().await;
+        let turn = self.turns.acquire().await;
         let mut written = Vec::new();
         let done = self.write_pod(pod, node, grants, &mut written, ungate).await;
-        let failed = done.is_err();
+        let (failed, mut ungated) = (done.is_err(), None);
         match done {
-            Ok(()) => drop(self.metrics.placed.inc()),
+            Ok(version) => {
+                ungated = version;
+                self.metrics.placed.inc();
+            }
             Err(error) => {
                 self.metrics.failed_writes.inc();
                 tracing::info!(error = %chain(&error), "a pod is planned again");
             }
         }
+        let pod_uid = pod.uid().unwrap_or_default();
         // Nobody listens any more when the controller ends.
-        let _ = self.reports.send(Report { pod: pod.uid().unwrap_or_default(), failed, written, promised });
-        if !failed {
+        let _ = self.reports.send(Report { pod: pod_uid, failed, written, promised, ungated });
+        drop(turn);
+        if failed {
+            return;
+        }
+        // Good news waits while there is work; when the controller ends it is not told any more.
+        let _calm = self.calm.acquire().await;
+        if !self.stopping.load(Ordering::Relaxed) {
             self.events.say(reference(pod), Saying::normal("Placed", note)).await;
         }
     }
 
-    /// Allocates a pod's claims and takes its gate, if it may have it; `written` gets every claim that took with its version.
+    /// Allocates a pod's claims and takes its gate, if it may have it; `written` gets every claim that took with its
+    /// version. Gives the version of the pod without the gate.
     async fn write_pod(
         &self,
         pod: &Pod,
@@ -80,12 +95,12 @@ impl Writer {
         grants: &[Grant],
         written: &mut Vec<(String, u64)>,
         ungate: bool,
-    ) -> Result<(), WriteError> {
+    ) -> Result<Option<u64>, WriteError> {
         for grant in grants {
             if self.stopping.load(Ordering::Relaxed) {
                 return Err(WriteError::Stopped { object: grant.claim.name_any() });
             }
-            let stored = match allocation::allocate(&self.client, node, grant).await {
+            let stored = match allocation::allocate(&self.client, node, pod, grant).await {
                 Err(WriteError::Timeout { what, object }) => {
                     // It may have taken, or take yet: until that is known its shares are nobody else's.
                     let found = self.settle(&grant.claim).await;
@@ -96,7 +111,8 @@ impl Writer {
             };
             written.push((stored.uid().unwrap_or_default(), version(&stored)));
         }
-        if ungate { allocation::ungate(&self.client, pod).await } else { Ok(()) }
+        let ungated = if ungate { allocation::ungate(&self.client, pod).await? } else { None };
+        Ok(ungated.as_ref().map(version))
     }
 
     /// Asks until it is known what became of an allocation; the claim, if it took.

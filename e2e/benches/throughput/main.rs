@@ -6,7 +6,8 @@
 //! account. There are no kubelets: a pod is done when it is bound. Both ways take turns, so that a noisy machine disturbs
 //! both.
 //!
-//! `--controller FILE` names the controller; `--pods N` (2,000) and `--claims N` (50,000) change the sizes.
+//! `--controller FILE` names the controller; `--pods N` (2,000) and `--claims N` (50,000) change the sizes; `--only
+//! controller|scheduler` measures one of both, once.
 
 mod fleet;
 mod full;
@@ -36,6 +37,9 @@ struct Args {
     /// Claims, each with its pod, of the full cluster; 0 leaves that part out.
     #[arg(long, default_value_t = 50_000)]
     claims: usize,
+    /// Only this one, once, with an unthrottled scheduler: to look where the time goes.
+    #[arg(long, value_enum)]
+    only: Option<Allocator>,
     /// `cargo bench` says so.
     #[arg(long, hide = true)]
     bench: bool,
@@ -53,6 +57,9 @@ fn main() -> anyhow::Result<()> {
         plane.stop()?;
         Ok(outcome)
     };
+    if let Some(only) = args.only {
+        return measure(only, Some(UNTHROTTLED)).map(drop);
+    }
     let (mut ours, mut stock) = (Vec::new(), Vec::new());
     for _ in 0..2 {
         ours.push(measure(Allocator::Controller, Some(UNTHROTTLED))?);

@@ -1,5 +1,6 @@
 //! One control plane with the driver's objects on it and, if it is to run, the controller.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::process::{Child, Stdio};
@@ -11,8 +12,11 @@ use vgpu_e2e::cluster::{Cluster, Options};
 /// The controller's service account.
 const USER: &str = "system:serviceaccount:vgpu-dra-system:vgpu-controller";
 
+/// Of /proc, per second: Linux counts so on every machine (USER_HZ).
+const TICKS: f64 = 100.0;
+
 /// Who allocates.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Allocator {
     Controller,
     Scheduler,
@@ -68,11 +72,37 @@ impl Plane {
         Ok(Controller(command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?))
     }
 
-    /// All writes the API server has answered for objects of scheduling, whoever sent them.
-    pub(crate) fn writes(&self) -> anyhow::Result<f64> {
+    /// Writes the API server has answered for objects of scheduling, whoever sent them: by what was written, as
+    /// `PATCH resourceclaims/status 200`.
+    pub(crate) fn writes(&self) -> anyhow::Result<BTreeMap<String, f64>> {
         let out = self.cluster.kubectl(&["get", "--raw", "/metrics"])?;
         ensure!(out.status.success(), "no metrics: {}", String::from_utf8_lossy(&out.stderr));
-        Ok(String::from_utf8_lossy(&out.stdout).lines().filter_map(written).sum())
+        let mut writes = BTreeMap::new();
+        for (what, count) in String::from_utf8_lossy(&out.stdout).lines().filter_map(written) {
+            *writes.entry(what).or_default() += count;
+        }
+        Ok(writes)
+    }
+
+    /// Seconds of processor time that the programs of the control plane have had, by name.
+    pub(crate) fn processor_seconds(&self) -> anyhow::Result<BTreeMap<String, f64>> {
+        let ours = self.cluster.layout().pki().display().to_string();
+        let mut seconds = BTreeMap::new();
+        for entry in std::fs::read_dir("/proc")? {
+            let folder = entry?.path();
+            // Whatever ends meanwhile is not of the control plane.
+            let Ok(line) = std::fs::read(folder.join("cmdline")) else { continue };
+            let line = String::from_utf8_lossy(&line).into_owned();
+            let program = line.split('\0').next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
+            if !line.contains(&ours) && program != "vgpu-controller" {
+                continue;
+            }
+            let Ok(stat) = std::fs::read_to_string(folder.join("stat")) else { continue };
+            let after = stat.rsplit(')').next().unwrap_or_default();
+            let ticks: f64 = after.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<f64>().ok()).sum();
+            *seconds.entry(program.to_owned()).or_default() += ticks / TICKS;
+        }
+        Ok(seconds)
     }
 
     /// Where they are then.
@@ -86,13 +116,19 @@ impl Plane {
     }
 }
 
-/// Number of a metric's line, if it counts writes to pods, claims, events or ConfigMaps.
-fn written(line: &str) -> Option<f64> {
+/// What a metric's line counts, if that is writes to pods, claims, events or ConfigMaps, and its number.
+fn written(line: &str) -> Option<(String, f64)> {
     let (labels, number) = line.strip_prefix("apiserver_request_total{")?.split_once("} ")?;
-    let verbs = ["POST", "PUT", "PATCH", "APPLY", "DELETE"];
-    let resources = ["pods", "resourceclaims", "events", "configmaps"];
-    let has = |label: &str, any: &[&str]| any.iter().any(|v| labels.contains(&format!("{label}=\"{v}\"")));
-    (has(",verb", &verbs) && has(",resource", &resources)).then(|| number.trim().parse().ok())?
+    let label = |name: &str| {
+        let after = labels.split_once(&format!("{name}=\""))?.1;
+        after.split_once('"').map(|(value, _)| value)
+    };
+    let (verb, resource) = (label(",verb")?, label(",resource")?);
+    let is_write = ["POST", "PUT", "PATCH", "APPLY", "DELETE"].contains(&verb)
+        && ["pods", "resourceclaims", "events", "configmaps"].contains(&resource);
+    let part = label("subresource").filter(|s| !s.is_empty()).map(|s| format!("/{s}")).unwrap_or_default();
+    let what = format!("{verb} {resource}{part} {}", label("code").unwrap_or_default());
+    is_write.then(|| Some((what, number.trim().parse().ok()?)))?
 }
 
 impl Controller {

@@ -2,7 +2,7 @@
 //!
 //! A pod without gates whose claims are all allocated is bound to a node that every allocation reaches and that has room:
 //! its claims are read again and reserved (PreBind), then it is bound. If no node fits and some were left out because of
-//! an allocation, one unreserved claim's allocation is cleared (PostFilter). Nodes are tried in the order of their names.
+//! an allocation, one claim's that no other pod has reserved is cleared (PostFilter). Nodes are tried in the order of their names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -141,12 +141,13 @@ impl Attempt {
             }
         }
         match fitting {
-            Some(node) => self.bind(pod, node),
+            Some(node) => self.bind(pod, node, &claims),
             None => {
                 self.refuse(&at, "no node fits; resourceclaim not available on the node");
-                let free = claims.iter().find(|c| list(&c["status"]["reservedFor"]).is_empty());
+                let is_own = |r: &Value| r["uid"] == pod["metadata"]["uid"];
+                let free = claims.iter().find(|c| list(&c["status"]["reservedFor"]).iter().all(is_own));
                 if let Some(claim) = free.filter(|_| by_claim && !self.rules.keeps_allocations) {
-                    let cleared = json!({"status": {"allocation": null}});
+                    let cleared = json!({"status": {"allocation": null, "reservedFor": null}});
                     self.api.act(CLAIMS.0, CLAIMS.1, &key(claim), true, &cleared);
                 }
             }
@@ -189,16 +190,17 @@ impl Attempt {
         self.api.act("", "pods", at, true, &json!({"status": {"conditions": conditions}}));
     }
 
-    fn bind(&self, pod: &Arc<Value>, node: String) {
+    fn bind(&self, pod: &Arc<Value>, node: String, claims: &[Arc<Value>]) {
         let (api, pod, binding) = (self.api.clone(), pod.clone(), self.binding.clone());
+        let to_reserve: Vec<Key> = claims.iter().filter(|c| !is_reserved(c, &pod)).map(|c| key(c)).collect();
         if self.rules.slow.is_zero() {
-            return reserve_and_bind(&api, &pod, &node);
+            return reserve_and_bind(&api, &pod, &node, &to_reserve);
         }
         lock(&binding).insert(key(&pod), (node.clone(), Room::of_pod(&pod)));
         let slow = self.rules.slow;
         tokio::spawn(async move {
             tokio::time::sleep(slow).await;
-            reserve_and_bind(&api, &pod, &node);
+            reserve_and_bind(&api, &pod, &node, &to_reserve);
             lock(&binding).remove(&key(&pod));
             // Whatever came of it, it is looked at again.
             api.store().any.raise();
@@ -206,22 +208,26 @@ impl Attempt {
     }
 }
 
-/// PreBind reads the claims again: an allocation that is another by now is reserved all the same.
-fn reserve_and_bind(api: &FakeApi, pod: &Value, node: &str) {
+fn is_reserved(claim: &Value, pod: &Value) -> bool {
+    list(&claim["status"]["reservedFor"]).iter().any(|r| r["uid"] == pod["metadata"]["uid"])
+}
+
+/// PreBind reads claims again that were not reserved for the pod when it was tried: an allocation that is another by now is
+/// reserved all the same. Those that were it does not look at any more.
+fn reserve_and_bind(api: &FakeApi, pod: &Value, node: &str, to_reserve: &[Key]) {
     let at = key(pod);
     let uid = &pod["metadata"]["uid"];
     if api.object("", "pods", &at).is_none_or(|p| p["metadata"]["uid"] != *uid) {
         return;
     }
-    for entry in list(&pod["spec"]["resourceClaims"]) {
-        let claim_at = (at.0.clone(), claim_name(pod, entry).to_owned());
-        let Some(claim) = api.object(CLAIMS.0, CLAIMS.1, &claim_at) else { return };
+    for claim_at in to_reserve {
+        let Some(claim) = api.object(CLAIMS.0, CLAIMS.1, claim_at) else { return };
         let allocation = &claim["status"]["allocation"];
         if allocation.is_null() {
             return;
         }
         let mut reserved = list(&claim["status"]["reservedFor"]).to_vec();
-        if reserved.iter().any(|r| r["uid"] == *uid) {
+        if is_reserved(&claim, pod) {
             continue;
         }
         reserved.push(json!({"resource": "pods", "name": at.1, "uid": uid}));
@@ -229,7 +235,7 @@ fn reserve_and_bind(api: &FakeApi, pod: &Value, node: &str) {
         if allocation["allocationTimestamp"].is_null() {
             patch["status"]["allocation"] = json!({"allocationTimestamp": "2026-01-01T00:00:00Z"});
         }
-        if !api.act(CLAIMS.0, CLAIMS.1, &claim_at, true, &patch) {
+        if !api.act(CLAIMS.0, CLAIMS.1, claim_at, true, &patch) {
             return;
         }
     }
