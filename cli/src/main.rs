@@ -84,7 +84,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
             let name = pod.strip_prefix("pod/").or(pod.strip_prefix("pods/")).unwrap_or(&pod);
             ensure!(!name.contains('/'), "{pod:?} is no pod: write NAME or pod/NAME");
             let (snapshot, namespace, client) = look(&common).await?;
-            let is_there = |p: &k8s_openapi::api::core::v1::Pod| {
+            let is_there = |p: &vgpu_controller::pod::Pod| {
                 p.name_any() == name && p.namespace().as_deref() == Some(&namespace)
             };
             ensure!(snapshot.pods.iter().any(is_there), "there is no pod {name} in namespace {namespace}");

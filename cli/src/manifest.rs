@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 
 use anyhow::{Context, bail};
-use k8s_openapi::api::core::v1::{Pod, PodResourceClaimStatus};
+use k8s_openapi::api::core::v1::PodResourceClaimStatus;
 use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimTemplate};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::ResourceExt;
 use serde_json::Value;
+use vgpu_controller::pod::Pod;
 use vgpu_controller::snapshot::Snapshot;
 
 /// Adds Pods, ResourceClaims and ResourceClaimTemplates, makes the claims of templates, and gives the UIDs of the pods.

@@ -19,7 +19,6 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::Eviction;
 use k8s_openapi::api::resource::v1::{DeviceToleration, ResourceClaim};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, Preconditions};
@@ -30,6 +29,7 @@ use vgpu_allocator::PlacedShare;
 use vgpu_api::names::{CLAIM_FINALIZER, CORES, DRIVER, GATE, MEMORY, MEMORY_PERCENT, SHARES, pool};
 use vgpu_api::{MIB, Quantity};
 
+use crate::pod::Pod;
 use crate::{WRITE_DEADLINE, pod};
 
 /// A write that did not take.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Node as KubeNode, NodeSelector, Pod};
+use k8s_openapi::api::core::v1::{Node as KubeNode, NodeSelector};
 use k8s_openapi::api::resource::v1::{DeviceRequestAllocationResult, ResourceClaim};
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
@@ -13,6 +13,7 @@ use vgpu_api::Quantity;
 use vgpu_api::names::{CORES, DRIVER, MEMORY, pool_node};
 
 use crate::facts::Facts;
+use crate::pod::Pod;
 use crate::preemption::ByNode;
 use crate::quota::Quotas;
 use crate::shapes::Shapes;

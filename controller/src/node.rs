@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint};
+use k8s_openapi::api::core::v1::{Node, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Taint};
 use kube::ResourceExt;
 use vgpu_allocator::{NodeExclusion, Room};
 use vgpu_api::Quantity;
+
+use crate::pod::Pod;
 
 /// What the node has for pods.
 pub fn room(node: &Node) -> Room {

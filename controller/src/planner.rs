@@ -16,7 +16,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt};
@@ -34,7 +33,7 @@ use crate::events::{Events, Saying, reference};
 use crate::gate::{self, Gate};
 use crate::metrics::Metrics;
 use crate::model::{self, Model};
-use crate::pod;
+use crate::pod::{self, Pod};
 use crate::publisher::Publisher;
 use crate::request::{Asked, Invalid};
 use crate::shapes::Shapes;

@@ -1,12 +1,20 @@
 //! Pure: what a pod asks of claims and nodes.
 
+mod object;
+
 use std::collections::BTreeSet;
 
-use k8s_openapi::api::core::v1::{Container, Pod};
 use kube::ResourceExt;
 use vgpu_allocator::Room;
 use vgpu_api::Quantity;
 use vgpu_api::names::{GANG, GANG_SIZE, GATE};
+
+pub use object::{Container, ContainerResources, Pod, PodCondition, PodSpec, PodStatus, Volume};
+
+/// Annotation of a pod that a file on its node makes: evicting it ends nothing.
+pub const MIRROR: &str = "kubernetes.io/config.mirror";
+/// Annotations that are read of pods.
+pub const ANNOTATIONS: [&str; 3] = [GANG, GANG_SIZE, MIRROR];
 
 /// A claim as a pod names it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,14 +9,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::ResourceExt;
 use kube::core::{Selector, SelectorExt};
 use vgpu_allocator::{Cluster, Demand, Placement, Room, Share};
 
 use crate::model::{self, Model};
-use crate::pod;
+use crate::pod::{self, Pod};
 
 /// Nodes with a solution after which no further one is looked at, as kube-scheduler does in large clusters.
 const ENOUGH_NODES: usize = 20;

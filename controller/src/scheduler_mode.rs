@@ -5,7 +5,6 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::{
     CapacityRequirements, DeviceClass, OpaqueDeviceConfiguration, ResourceClaim,
 };
@@ -13,7 +12,7 @@ use vgpu_api::names::{DRIVER, GANG, MEMORY_PERCENT};
 use vgpu_api::{Placement, ShareConfig};
 
 use crate::gate;
-use crate::pod;
+use crate::pod::{self, Pod};
 use crate::request::Invalid;
 
 const CURE: &str = "or let the controller allocate (--allocator=controller)";

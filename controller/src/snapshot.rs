@@ -1,7 +1,7 @@
 //! Everything the controller decides on, as it was at one moment: to be asked without a watch, and to be kept in a file.
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, ResourceQuota};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceClaimTemplate, ResourceSlice};
 use kube::api::{DynamicObject, ListParams};
@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use vgpu_api::names::DRIVER;
 use vgpu_api::{Placement, Policy};
 
+use crate::pod::Pod;
 use crate::stores;
 
 /// Objects of all namespaces.

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::{
-    ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, Pod, ResourceQuota,
-};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, ResourceQuota};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceClaimTemplate, ResourceSlice};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
@@ -23,6 +21,7 @@ use vgpu_api::names::{CLAIMS_CONFIG_MAP, DRIVER};
 use vgpu_api::{GpuNode, GpuPolicy};
 
 use crate::WRITE_DEADLINE;
+use crate::pod::{self, Pod};
 use crate::snapshot::Snapshot;
 
 /// Plural of DeviceTaintRule.
@@ -74,8 +73,24 @@ impl Stores {
         let gate_maps = watcher::Config::default().fields(&format!("metadata.name={CLAIMS_CONFIG_MAP}"));
         Self {
             nodes: watch(tasks, client, all.clone(), &changed),
-            pods: watch(tasks, client, all.clone(), &changed),
-            claims: watch(tasks, client, all.clone(), &changed),
+            pods: watch_with(
+                tasks,
+                Api::all(client.clone()),
+                Writer::default(),
+                all.clone(),
+                &changed,
+                |pod: &mut Pod| {
+                    pod.reduce(&pod::ANNOTATIONS);
+                },
+            ),
+            claims: watch_with(
+                tasks,
+                Api::all(client.clone()),
+                Writer::default(),
+                all.clone(),
+                &changed,
+                reduce,
+            ),
             templates: watch(tasks, client, all.clone(), &changed),
             classes: watch(tasks, client, all.clone(), &changed),
             slices: watch(tasks, client, ours, &changed),
@@ -123,7 +138,8 @@ impl Stores {
         if let Some(rules) = taint_rules(&self.client).await {
             let api = Api::all_with(self.client.clone(), &rules);
             let writer = Writer::new(rules);
-            let store = watch_with(&mut self.watches, api, writer, watcher::Config::default(), &self.changed);
+            let store =
+                watch_with(&mut self.watches, api, writer, watcher::Config::default(), &self.changed, |_| ());
             // As below.
             let _ = store.wait_until_ready().await;
             self.taint_rules = Some(store);
@@ -207,6 +223,16 @@ impl Backoff for Pauses {
     }
 }
 
+/// Leaves away what is not read of claims: what drivers say of the devices, and what is only for the node and the scheduler.
+fn reduce(claim: &mut ResourceClaim) {
+    let Some(status) = &mut claim.status else { return };
+    status.devices = None;
+    if let Some(allocation) = &mut status.allocation {
+        allocation.node_selector = None;
+        allocation.devices.iter_mut().for_each(|devices| devices.config = None);
+    }
+}
+
 fn watch<K>(
     tasks: &mut JoinSet<()>,
     client: &Client,
@@ -217,7 +243,7 @@ where
     K: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
     K: Send + Sync + 'static,
 {
-    watch_with(tasks, Api::all(client.clone()), Writer::default(), config, changed)
+    watch_with(tasks, Api::all(client.clone()), Writer::default(), config, changed, |_| ())
 }
 
 fn watch_with<K, D>(
@@ -226,6 +252,7 @@ fn watch_with<K, D>(
     writer: Writer<K>,
     config: watcher::Config,
     changed: &Arc<Notify>,
+    reduce: impl Fn(&mut K) + Send + 'static,
 ) -> Store<K>
 where
     K: Resource<DynamicType = D> + Lookup<DynamicType = D> + Clone + DeserializeOwned + std::fmt::Debug,
@@ -234,9 +261,11 @@ where
 {
     let store = writer.as_reader();
     let changed = changed.clone();
-    // Who wrote which field is half of most objects, and nothing here looks at it.
-    let forget_managers = |object: &mut K| object.meta_mut().managed_fields = None;
-    let stream = watcher(api, config).backoff(Pauses(Duration::from_millis(500))).modify(forget_managers);
+    let stream = watcher(api, config).backoff(Pauses(Duration::from_millis(500))).modify(move |object| {
+        // Who wrote which field is half of most objects, and nothing here looks at it.
+        object.meta_mut().managed_fields = None;
+        reduce(object);
+    });
     tasks.spawn(async move {
         let mut stream = std::pin::pin!(reflector(writer, stream));
         while let Some(event) = stream.next().await {

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
 use kube::{Client, ResourceExt};
 use tokio::time::Instant;
 use vgpu_allocator::{Demand, NodeReason, Refusal};
@@ -13,7 +12,7 @@ use crate::args::Allocator;
 use crate::explanation::{Explanation, NodeAnswer, Outcome};
 use crate::metrics::Metrics;
 use crate::model::{self, Model};
-use crate::pod;
+use crate::pod::{self, Pod};
 use crate::snapshot::Snapshot;
 use crate::stores::Stores;
 
@@ -30,7 +29,8 @@ impl Planner {
     /// What is to be said of the pods that `is_asked` takes, in the order the controller looks at them. Pods that wait before
     /// them are given their places first, as the controller would.
     pub fn explain(&mut self, is_asked: &dyn Fn(&Pod) -> bool) -> Vec<Explanation> {
-        let mut model = Model::build(&self.stores, &mut self.shapes, self.hami_quotas, model::Kept::default());
+        let mut model =
+            Model::build(&self.stores, &mut self.shapes, self.hami_quotas, model::Kept::default());
         let ours = self.our_classes(&model);
         let now = Instant::now();
         let mut pods = self.stores.pods.state();

@@ -6,7 +6,6 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::ResourceExt;
 use tokio::time::Instant;
@@ -15,7 +14,7 @@ use super::deciding::{Decision, No};
 use super::{Planner, Waiting, given};
 use crate::events::{Saying, reference};
 use crate::model::Model;
-use crate::pod::{self, Gang};
+use crate::pod::{self, Gang, Pod};
 
 /// Namespace and name.
 pub(super) type Key = (String, String);

@@ -5,14 +5,13 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::ResourceExt;
 use vgpu_allocator::{Demand, Mix, Policy};
 
 use super::Planner;
 use crate::model::Model;
-use crate::pod;
+use crate::pod::{self, Pod};
 
 /// What pods asked for so far.
 #[derive(Default)]

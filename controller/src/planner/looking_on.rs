@@ -3,13 +3,13 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use tokio::time::Instant;
 
 use super::Planner;
 use crate::model::{self, Model};
+use crate::pod::Pod;
 use crate::{gate, pod, scheduler_mode};
 
 impl Planner {

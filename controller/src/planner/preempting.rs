@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use tokio::time::Instant;
 use vgpu_allocator::{Demand, Share};
@@ -12,15 +11,13 @@ use vgpu_allocator::{Demand, Share};
 use super::{Planner, Waiting, given};
 use crate::events::{Saying, reference};
 use crate::model::Model;
-use crate::pod;
+use crate::pod::{self, Pod};
 use crate::preemption::{self, Budget, Found};
 
 /// So long a pod stays with the node it was given, from the last time somebody was on the way out of it.
 const STAY: Duration = Duration::from_secs(30);
 /// First pause of a pod for which nobody can go; it doubles up to the last.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-/// Of a pod that a file on its node makes: evicting it ends nothing.
-const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// What is remembered between passes. Losing it costs an eviction too many at worst.
 #[derive(Default)]
@@ -71,7 +68,7 @@ impl Planner {
             let victim_uid = victim.uid().unwrap_or_default();
             victim_uid != uid
                 && !self.writing.contains(&victim_uid)
-                && !victim.annotations().contains_key(MIRROR)
+                && !victim.annotations().contains_key(pod::MIRROR)
         };
         let (priority, namespace) = (preemption::priority(pod), pod.namespace().unwrap_or_default());
         let found = demands.iter().find_map(|demand| {

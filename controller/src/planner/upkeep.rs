@@ -5,17 +5,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::api::ListParams;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, ResourceExt};
 use tokio::time::Instant;
 
-use super::{Planner, version};
 use super::writer::{Report, Writer, chain};
+use super::{Planner, version};
 use crate::events::{Saying, reference};
 use crate::model::{self, Model};
+use crate::pod::Pod;
 use crate::{WRITE_DEADLINE, allocation, pod};
 
 /// So long a pod may stay unschedulable with our allocation before it is planned anew.

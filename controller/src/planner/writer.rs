@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::{Client, ResourceExt};
 use tokio::sync::{Semaphore, mpsc};
@@ -13,6 +12,7 @@ use super::version;
 use crate::allocation::{self, Grant, WriteError};
 use crate::events::{Events, Saying, reference};
 use crate::metrics::Metrics;
+use crate::pod::Pod;
 
 /// Without an answer to a write it is asked again this often what became of it.
 const ASK_AGAIN: Duration = Duration::from_millis(500);

@@ -1,9 +1,9 @@
 //! From a waiting pod to allocated claims and a bound pod.
 
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::ResourceExt;
 use serde_json::json;
+use vgpu_controller::pod::Pod;
 use vgpu_fake_api::objects::{claim, placement, pod, pod_with_claims, template};
 use vgpu_fake_api::{Call, Verb};
 

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::ResourceExt;
 use serde_json::json;
+use vgpu_controller::pod::Pod;
 use vgpu_fake_api::objects::{Object, pod, template};
 use vgpu_fake_api::{Call, Delivery, Fault, Verb};
 

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::ResourceExt;
@@ -16,6 +15,7 @@ use vgpu_controller::args::{Allocator, Args};
 use vgpu_controller::controller::{self, LeaseLost};
 use vgpu_controller::metrics::Metrics;
 use vgpu_controller::model;
+use vgpu_controller::pod::Pod;
 use vgpu_fake_api::objects::{Object, class, gpu_node, node};
 use vgpu_fake_api::{ClaimController, Connection, FakeApi, Kubelets, Scheduler};
 

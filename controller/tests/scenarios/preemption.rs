@@ -1,7 +1,7 @@
 //! A pod of higher priority gets its place from pods of lower priority.
 
-use k8s_openapi::api::core::v1::Pod;
 use serde_json::json;
+use vgpu_controller::pod::Pod;
 use vgpu_fake_api::objects::{Object, claim, pod, pod_with_claims, template};
 
 use crate::harness::{Cluster, Controller, sleep};

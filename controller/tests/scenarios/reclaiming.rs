@@ -1,9 +1,9 @@
 //! Allocations nobody will use, pods that can never start, and GPUs promised twice.
 
-use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::ResourceExt;
 use serde_json::{Value, json};
+use vgpu_controller::pod::Pod;
 use vgpu_fake_api::objects::{claim, pod, pod_with_claims, template};
 use vgpu_fake_api::{Fault, Verb};
 

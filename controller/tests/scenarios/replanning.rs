@@ -1,9 +1,10 @@
 //! When the scheduler does not take a pod where it was planned.
 
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::ResourceExt;
 use serde_json::json;
+use vgpu_controller::pod::Pod;
 use vgpu_fake_api::objects::{plain_pod, pod, template};
 
 use crate::harness::{Cluster, is_clean, sleep};

@@ -6,13 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Node, Pod, PodResourceClaim};
+use k8s_openapi::api::core::v1::{Node, PodResourceClaim};
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::ResourceExt;
 use serde_json::json;
 use vgpu_api::names::DRIVER;
 use vgpu_api::{Gpu, GpuNode};
 use vgpu_controller::model;
+use vgpu_controller::pod::Pod;
 use vgpu_fake_api::objects::{Object, pod, template};
 use vgpu_fake_api::{Call, Connection, Delivery, Fault, Random};
 

@@ -7,7 +7,7 @@
 //! both.
 //!
 //! `--controller FILE` names the controller; `--pods N` (2,000) and `--claims N` (50,000) change the sizes; `--only
-//! controller|scheduler` measures one of both, once.
+//! controller|scheduler` measures one of both, once, and `--only-full` the full cluster alone.
 
 mod fleet;
 mod full;
@@ -38,8 +38,11 @@ struct Args {
     #[arg(long, default_value_t = 50_000)]
     claims: usize,
     /// Only this one, once, with an unthrottled scheduler: to look where the time goes.
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, conflicts_with = "only_full")]
     only: Option<Allocator>,
+    /// Only the controller in the full cluster.
+    #[arg(long)]
+    only_full: bool,
     /// `cargo bench` says so.
     #[arg(long, hide = true)]
     bench: bool,
@@ -59,6 +62,11 @@ fn main() -> anyhow::Result<()> {
     };
     if let Some(only) = args.only {
         return measure(only, Some(UNTHROTTLED)).map(drop);
+    }
+    if args.only_full {
+        let full = full::start_in(&runtime, &args.controller, args.claims)?;
+        println!("{:.0} MiB, first write after {:.1} s", full.rss_mib, full.first_write_s);
+        return Ok(());
     }
     let (mut ours, mut stock) = (Vec::new(), Vec::new());
     for _ in 0..2 {

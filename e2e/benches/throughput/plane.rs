@@ -99,7 +99,8 @@ impl Plane {
             }
             let Ok(stat) = std::fs::read_to_string(folder.join("stat")) else { continue };
             let after = stat.rsplit(')').next().unwrap_or_default();
-            let ticks: f64 = after.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<f64>().ok()).sum();
+            let ticks: f64 =
+                after.split_whitespace().skip(11).take(2).filter_map(|t| t.parse::<f64>().ok()).sum();
             *seconds.entry(program.to_owned()).or_default() += ticks / TICKS;
         }
         Ok(seconds)
