@@ -9,7 +9,7 @@ use vgpu_allocator::Room;
 use vgpu_api::Quantity;
 use vgpu_api::names::{GANG, GANG_SIZE, GATE};
 
-pub use object::{Container, ContainerResources, Pod, PodCondition, PodSpec, PodStatus, Volume};
+pub use object::{Amounts, Container, ContainerResources, Pod, PodCondition, PodSpec, PodStatus, Volume};
 
 /// Annotation of a pod that a file on its node makes: evicting it ends nothing.
 pub const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -60,12 +60,7 @@ pub fn users(pod: &Pod, claim: &str, request: &str) -> BTreeSet<u32> {
 pub fn room(pod: &Pod) -> Room {
     let Some(spec) = pod.spec.as_ref() else { return Room::default() };
     let of = |container: &Container| -> (u64, u64) {
-        let requests = container.resources.as_ref().and_then(|r| r.requests.as_ref());
-        let amount = |name: &str| -> Option<Quantity> { requests?.get(name)?.0.parse().ok() };
-        (
-            amount("cpu").map_or(0, |q| q.milli_value().max(0) as u64),
-            amount("memory").map_or(0, |q| q.value().max(0) as u64),
-        )
+        counted(container.resources.as_ref().and_then(|r| r.requests.as_ref()))
     };
     let add = |a: (u64, u64), b: (u64, u64)| (a.0.saturating_add(b.0), a.1.saturating_add(b.1));
     let max = |a: (u64, u64), b: (u64, u64)| (a.0.max(b.0), a.1.max(b.1));
@@ -79,13 +74,19 @@ pub fn room(pod: &Pod) -> Room {
         }
     }
     let running = spec.containers.iter().map(of).fold(sidecars, add);
-    let overhead = |name: &str| -> Option<Quantity> { spec.overhead.as_ref()?.get(name)?.0.parse().ok() };
-    let (cpu, memory) = max(peak, running);
-    Room {
-        cpu_milli: cpu.saturating_add(overhead("cpu").map_or(0, |q| q.milli_value().max(0) as u64)),
-        memory: memory.saturating_add(overhead("memory").map_or(0, |q| q.value().max(0) as u64)),
-        pods: 1,
-    }
+    let (cpu_milli, memory) = add(max(peak, running), counted(spec.overhead.as_ref()));
+    Room { cpu_milli, memory, pods: 1 }
+}
+
+/// Thousandths of a core, and bytes.
+fn counted(amounts: Option<&Amounts>) -> (u64, u64) {
+    let read = |of: fn(&Amounts) -> Option<&k8s_openapi::apimachinery::pkg::api::resource::Quantity>| {
+        amounts.and_then(of).and_then(|q| q.0.parse::<Quantity>().ok())
+    };
+    (
+        read(|a| a.cpu.as_ref()).map_or(0, |q| q.milli_value().max(0) as u64),
+        read(|a| a.memory.as_ref()).map_or(0, |q| q.value().max(0) as u64),
+    )
 }
 
 /// Node it is bound to.

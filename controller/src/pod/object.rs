@@ -43,7 +43,7 @@ pub struct PodSpec {
     /// Labels its node must have.
     pub node_selector: Option<BTreeMap<String, String>>,
     /// What it takes beside its containers.
-    pub overhead: Option<BTreeMap<String, Quantity>>,
+    pub overhead: Option<Amounts>,
     /// Whether others may go for it.
     pub preemption_policy: Option<String>,
     /// Of its PriorityClass.
@@ -74,8 +74,18 @@ pub struct Container {
 pub struct ContainerResources {
     /// Claims of the pod it uses.
     pub claims: Option<Vec<k8s_openapi::api::core::v1::ResourceClaim>>,
-    /// CPU, memory and so on.
-    pub requests: Option<BTreeMap<String, Quantity>>,
+    /// Room.
+    pub requests: Option<Amounts>,
+}
+
+/// What is counted of a node's room.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Amounts {
+    /// Cores.
+    pub cpu: Option<Quantity>,
+    /// Bytes.
+    pub memory: Option<Quantity>,
 }
 
 /// A volume, if it is of a claim.
@@ -138,7 +148,7 @@ impl Metadata for Pod {
 
 impl Pod {
     /// Leaves away what need not be remembered: annotations but these, volumes of no claim, conditions but that of the
-    /// scheduler, and of a pod on a node what told where it may go.
+    /// scheduler, of a pod on a node what told where it may go, and the places lists were read with.
     pub fn reduce(&mut self, annotations: &[&str]) {
         if let Some(all) = &mut self.metadata.annotations {
             all.retain(|key, _| annotations.contains(&key.as_str()));
@@ -150,10 +160,16 @@ impl Pod {
             if spec.node_name.as_deref().is_some_and(|node| !node.is_empty()) {
                 (spec.affinity, spec.node_selector, spec.tolerations) = (None, None, None);
             }
+            spec.containers.shrink_to_fit();
+            spec.init_containers.iter_mut().for_each(Vec::shrink_to_fit);
+            spec.resource_claims.iter_mut().for_each(Vec::shrink_to_fit);
         }
-        if let Some(conditions) = self.status.as_mut().and_then(|s| s.conditions.as_mut()) {
-            conditions.retain(|c| c.type_ == "PodScheduled");
-            conditions.shrink_to_fit();
+        if let Some(status) = &mut self.status {
+            status.conditions.iter_mut().for_each(|list| {
+                list.retain(|c| c.type_ == "PodScheduled");
+                list.shrink_to_fit();
+            });
+            status.resource_claim_statuses.iter_mut().for_each(Vec::shrink_to_fit);
         }
     }
 }
