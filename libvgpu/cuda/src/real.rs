@@ -14,7 +14,7 @@ fn library() -> Option<Library> {
     if let Some(known) = unsafe { Library::from_ptr(LIBRARY.load(Ordering::Acquire)) } {
         return Some(known);
     }
-    let found = vgpu_loader::behind(library as *const c_void, c"libcuda-real.so", c"libcuda.so.1")?;
+    let found = vgpu_loader::behind(library as *const () as usize, c"libcuda-real.so", c"libcuda.so.1")?;
     LIBRARY.store(found.as_ptr().cast_mut(), Ordering::Release);
     Some(found)
 }

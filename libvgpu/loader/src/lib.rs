@@ -53,11 +53,15 @@ impl Library {
     pub fn loaded(name: &CStr) -> Option<Self> {
         // SAFETY: a C string. With this flag nothing is loaded and nothing runs.
         let handle = unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD) };
-        Self::of_handle(handle)
+        // SAFETY: null, or a handle that stays open.
+        unsafe { Self::of_handle(handle) }
     }
 
-    /// The one of a handle of dlopen, which must stay open.
-    pub fn of_handle(handle: *mut c_void) -> Option<Self> {
+    /// The one of a handle.
+    ///
+    /// # Safety
+    /// It is null, or was given by dlopen and is never closed.
+    pub unsafe fn of_handle(handle: *mut c_void) -> Option<Self> {
         if handle.is_null() {
             return None;
         }
@@ -68,11 +72,12 @@ impl Library {
     }
 
     /// The one an address lies in; the caller knows that it stays loaded.
-    pub fn containing(address: *const c_void) -> Option<Self> {
+    pub fn containing(address: usize) -> Option<Self> {
         let mut map: *mut c_void = std::ptr::null_mut();
         let mut info = std::mem::MaybeUninit::<libc::Dl_info>::uninit();
         // SAFETY: any address may be asked for; pointers to locals.
-        let found = unsafe { dladdr1(address, info.as_mut_ptr(), &raw mut map, LINK_MAP_OF) };
+        let found =
+            unsafe { dladdr1(address as *const c_void, info.as_mut_ptr(), &raw mut map, LINK_MAP_OF) };
         (found != 0 && !map.is_null()).then_some(Self(map.cast()))
     }
 
@@ -132,7 +137,7 @@ impl Library {
 
 /// The driver's library behind a limiter: of the name the limiter needs it by, or, where the limiter was preloaded, the
 /// program's own. `own` is an address in the limiter, which may carry the second name itself.
-pub fn behind(own: *const c_void, real: &CStr, plain: &CStr) -> Option<Library> {
+pub fn behind(own: usize, real: &CStr, plain: &CStr) -> Option<Library> {
     let is_own = |library: &Library| Library::containing(own).is_some_and(|l| l.0 == library.0);
     Library::loaded(real).or_else(|| Library::loaded(plain).filter(|library| !is_own(library)))
 }
@@ -157,12 +162,12 @@ mod tests {
     #[test]
     fn a_library_that_is_not_loaded_is_none() {
         assert!(Library::loaded(c"libcuda-real.so").is_none());
-        assert!(behind(Library::loaded as *const c_void, c"libcuda-real.so", c"libcuda.so.1").is_none());
+        assert!(behind(Library::loaded as *const () as usize, c"libcuda-real.so", c"libcuda.so.1").is_none());
     }
 
     #[test]
     fn a_library_is_not_behind_itself() {
-        let own = libc::getpid as *const c_void;
+        let own = libc::getpid as *const () as usize;
         let libc = Library::containing(own).unwrap();
         assert_eq!(libc.0, Library::loaded(c"libc.so.6").unwrap().0);
         assert!(behind(own, c"no-such.so", c"libc.so.6").is_none());
@@ -171,7 +176,7 @@ mod tests {
     #[test]
     fn namespaces_and_the_order_of_loading_are_known() {
         let program =
-            Library::containing(namespaces_and_the_order_of_loading_are_known as *const c_void).unwrap();
+            Library::containing(namespaces_and_the_order_of_loading_are_known as *const () as usize).unwrap();
         assert_eq!(program.namespace(), Some(0));
         let rest = std::iter::successors(program.next(), |l| l.next());
         assert!(rest.into_iter().any(|l| l.soname() == Some(c"libc.so.6")));

@@ -150,11 +150,12 @@ impl Symbols {
         }
         loop {
             let other = word(start + buckets as usize + index.wrapping_sub(first) as usize);
-            // SAFETY: an index out of the table.
-            if other | 1 == hash | 1
-                && let Some(value) = unsafe { self.fits(index, name) }
-            {
-                return Some(value);
+            if other | 1 == hash | 1 {
+                // SAFETY: an index out of the table.
+                let value = unsafe { self.fits(index, name) };
+                if value.is_some() {
+                    return value;
+                }
             }
             if other & 1 == 1 {
                 return None;

@@ -14,7 +14,8 @@ fn library() -> Option<Library> {
     if let Some(known) = unsafe { Library::from_ptr(LIBRARY.load(Ordering::Acquire)) } {
         return Some(known);
     }
-    let found = vgpu_loader::behind(library as *const c_void, c"libnvidia-ml-real.so", c"libnvidia-ml.so.1")?;
+    let found =
+        vgpu_loader::behind(library as *const () as usize, c"libnvidia-ml-real.so", c"libnvidia-ml.so.1")?;
     LIBRARY.store(found.as_ptr().cast_mut(), Ordering::Release);
     Some(found)
 }

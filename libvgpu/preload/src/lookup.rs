@@ -27,7 +27,7 @@ pub(crate) extern "C" fn find_dlvsym() -> *mut c_void {
 }
 
 fn own() -> Option<Library> {
-    Library::containing(own as *const c_void)
+    Library::containing(own as *const () as usize)
 }
 
 /// Libraries stand in the loader's list in the order in which a program's symbols are looked for.
@@ -88,7 +88,7 @@ unsafe fn hooked(found: *mut c_void, name: *const c_char) -> *mut c_void {
     // SAFETY: by the contract.
     let name = unsafe { CStr::from_ptr(name) };
     let hook = || {
-        let (own, driver) = (own()?, Library::containing(found)?);
+        let (own, driver) = (own()?, Library::containing(found as usize)?);
         let hook = own.symbol(name);
         let is_driver = driver.soname().is_some_and(|name| DRIVER.contains(&name));
         if hook.is_null() || !is_driver {
@@ -104,7 +104,7 @@ unsafe fn hooked(found: *mut c_void, name: *const c_char) -> *mut c_void {
 /// state, and the limiter before it too.
 fn in_namespace(number: libc::c_long, own: Library, name: &CStr) -> Option<*mut c_void> {
     // SAFETY: a path, and the number of a namespace that is there.
-    let copy = unsafe { libc::dlmopen(number, own.path().as_ptr(), libc::RTLD_NOW) };
-    let hook = Library::of_handle(copy)?.symbol(name);
+    let copy = unsafe { Library::of_handle(libc::dlmopen(number, own.path().as_ptr(), libc::RTLD_NOW)) };
+    let hook = copy?.symbol(name);
     (!hook.is_null()).then_some(hook)
 }
