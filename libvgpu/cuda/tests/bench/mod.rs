@@ -131,11 +131,11 @@ impl Bench {
         .filter(|_| form == Form::Shim)
         {
             fs::rename(root.join("lib").join(name), root.join("lib").join(real))?;
-            copy(&artifacts.join(shim), &root.join("lib").join(name))?;
+            copy(&limiter(&artifacts, shim), &root.join("lib").join(name))?;
         }
         if form == Form::Preload {
             let object = root.join("lib/libvgpu_preload.so");
-            copy(&artifacts.join("libvgpu_preload.so"), &object)?;
+            copy(&limiter(&artifacts, "libvgpu_preload.so"), &object)?;
             fs::create_dir(folder.path().join("etc"))?;
             fs::write(folder.path().join("etc/ld.so.preload"), format!("{}\n", object.display()))?;
         }
@@ -293,6 +293,12 @@ pub(crate) fn artifacts() -> anyhow::Result<PathBuf> {
     folder.pop();
     folder.pop();
     Ok(folder)
+}
+
+/// A file of the limiter as it is shipped, where that was built, or as cargo builds it.
+fn limiter(artifacts: &Path, file: &str) -> PathBuf {
+    let shipped = std::env::var_os("VGPU_LIMITER").map(|all| Path::new(&all).join(std::env::consts::ARCH));
+    shipped.map(|folder| folder.join(file)).filter(|path| path.is_file()).unwrap_or(artifacts.join(file))
 }
 
 fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
