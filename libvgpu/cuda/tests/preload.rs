@@ -126,7 +126,7 @@ fn second() -> anyhow::Result<()> {
 
 fn static_program() -> anyhow::Result<()> {
     let bench = Bench::with(Form::Preload)?;
-    let program = compiler::build(&bench, "hello", &["hello.c"], &["-static"], false)?;
+    let program = compiler::build(&bench, "hello-static", &["hello.c"], &["-static"], false)?;
     let said = run(&bench, &[], &program, &[])?;
     ensure!(said == "exit status: 0\nnot mapped\n", "{said}");
     Ok(())

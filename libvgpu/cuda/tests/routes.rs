@@ -6,10 +6,11 @@
 mod bench;
 #[path = "routes/compiler.rs"]
 mod compiler;
+#[path = "routes/route.rs"]
+mod route;
 
 use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ExitCode, Stdio};
 use std::sync::atomic::Ordering;
 
@@ -17,69 +18,11 @@ use anyhow::{Context, bail, ensure};
 use vgpu_share::Share;
 
 use bench::{Bench, Case, Form, MIB, run_cases, until};
+use route::{Program, ROUTES, Route};
 
 const LIMIT: u64 = 256 * MIB;
 /// Of the client, where it finds everything.
 const STEPS: u32 = 33;
-
-/// A route by its name, the client's arguments, and what else is special.
-struct Route {
-    name: &'static str,
-    arguments: &'static [&'static str],
-    program: Program,
-    /// Whether another library stands before the driver's.
-    is_interposed: bool,
-    /// Functions that are of a newer CUDA than the route asks for.
-    absent: &'static [&'static str],
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Program {
-    /// Does not need the driver's library.
-    Free,
-    /// Is linked against it.
-    Linked,
-    /// Loads a library that is linked against it, and that looks at its own libraries first.
-    Plugin,
-}
-
-const fn route(name: &'static str, arguments: &'static [&'static str]) -> Route {
-    Route { name, arguments, program: Program::Free, is_interposed: false, absent: &[] }
-}
-
-/// Graphs' memory is of CUDA 11.4, extended launches of 11.6.
-const EARLY: &[&str] = &["cuGraphAddMemAllocNode", "cuLaunchKernelEx"];
-
-const ROUTES: [Route; 15] = [
-    Route { program: Program::Linked, ..route("linked", &["link"]) },
-    Route {
-        program: Program::Linked,
-        is_interposed: true,
-        ..route("rtld_next_of_a_second_interposer", &["link"])
-    },
-    Route { program: Program::Plugin, ..route("linked_plugin_with_deepbind", &["plugin"]) },
-    route("dlopen", &["dlopen"]),
-    route("dlopen_per_thread_streams", &["dlopen-per-thread"]),
-    route("dlopen_global_and_rtld_default", &["global"]),
-    route("dlopen_with_deepbind", &["deepbind"]),
-    route("dlmopen", &["dlmopen"]),
-    Route { is_interposed: true, ..route("dlopen_beside_a_second_interposer", &["dlopen"]) },
-    Route {
-        absent: EARLY,
-        ..route("cu_get_proc_address_11030_flags_0", &["cuGetProcAddress", "11030", "0"])
-    },
-    Route {
-        absent: EARLY,
-        ..route("cu_get_proc_address_11030_flags_1", &["cuGetProcAddress", "11030", "1"])
-    },
-    Route {
-        absent: EARLY,
-        ..route("cu_get_proc_address_11030_flags_2", &["cuGetProcAddress", "11030", "2"])
-    },
-    route("cu_get_proc_address_12000_flags_0", &["cuGetProcAddress", "12000", "0"]),
-    route("cu_get_proc_address_12000_flags_1", &["cuGetProcAddress", "12000", "1"]),
-    route("cu_get_proc_address_12000_flags_2", &["cuGetProcAddress", "12000", "2"]),
-];
 
 fn main() -> ExitCode {
     let lacks = compiler::lacks();
@@ -111,38 +54,7 @@ struct Client {
 
 impl Client {
     fn start(bench: &Bench, route: &Route) -> anyhow::Result<Self> {
-        let program = match route.program {
-            Program::Linked => compiler::build(bench, "linked", &["client.c"], &["-DLINKED"], true)?,
-            Program::Free | Program::Plugin => {
-                compiler::build(bench, "client", &["client.c"], &["-ldl"], false)?
-            }
-        };
-        let mut arguments: Vec<String> = route.arguments.iter().map(|a| (*a).to_owned()).collect();
-        if route.program == Program::Plugin {
-            let flags = ["-DLINKED", "-shared", "-fPIC"];
-            let plugin = compiler::build(bench, "plugin.so", &["client.c"], &flags, true)?;
-            arguments.push(plugin.display().to_string());
-        }
-        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let interposer: Option<PathBuf> = route
-            .is_interposed
-            .then(|| {
-                compiler::build(
-                    bench,
-                    "interposer.so",
-                    &["interposer.c"],
-                    &["-shared", "-fPIC", "-ldl"],
-                    false,
-                )
-            })
-            .transpose()?;
-        let preload = interposer.map(|path| format!("LD_PRELOAD={}", path.display()));
-        let wrapper: Vec<&str> = preload.iter().flat_map(|p| ["env", p.as_str()]).collect();
-        let mut child = bench
-            .command(&wrapper, &program, &arguments)
-            .stdin(Stdio::piped())
-            .spawn()
-            .context("cannot start unshare")?;
+        let mut child = route.client(bench)?.stdin(Stdio::piped()).spawn().context("cannot start unshare")?;
         let out = child.stdout.take().context("its output is a pipe")?;
         let answers = child.stdin.take().context("its input is a pipe")?;
         Ok(Self { child, lines: BufReader::new(out).lines(), answers })

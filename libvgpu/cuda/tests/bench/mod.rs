@@ -152,6 +152,18 @@ impl Bench {
         self.folder.path().join("root/lib")
     }
 
+    /// Puts other libraries where the fakes are.
+    pub(crate) fn put_driver(&self, cuda: &Path, nvml: &Path) -> anyhow::Result<()> {
+        let names = match self.form {
+            Form::Shim => ["libcuda-real.so", "libnvidia-ml-real.so"],
+            Form::Native | Form::Preload => ["libcuda.so.1", "libnvidia-ml.so.1"],
+        };
+        for (from, name) in [cuda, nvml].into_iter().zip(names) {
+            copy(from, &self.libraries().join(name))?;
+        }
+        Ok(())
+    }
+
     /// A folder for what a test makes, which tenants see.
     pub(crate) fn room(&self) -> &Path {
         self.folder.path()
@@ -296,7 +308,7 @@ pub(crate) fn artifacts() -> anyhow::Result<PathBuf> {
 }
 
 /// A file of the limiter as it is shipped, where that was built, or as cargo builds it.
-fn limiter(artifacts: &Path, file: &str) -> PathBuf {
+pub(crate) fn limiter(artifacts: &Path, file: &str) -> PathBuf {
     let shipped = std::env::var_os("VGPU_LIMITER").map(|all| Path::new(&all).join(std::env::consts::ARCH));
     shipped.map(|folder| folder.join(file)).filter(|path| path.is_file()).unwrap_or(artifacts.join(file))
 }

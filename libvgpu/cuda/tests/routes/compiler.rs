@@ -1,7 +1,9 @@
 //! The C compiler, for programs that find the driver as no Rust program would.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 
 use anyhow::{Context, ensure};
 
@@ -17,7 +19,7 @@ pub(crate) fn lacks() -> Option<String> {
     (!started.is_ok_and(|out| out.status.success())).then(|| format!("there is no C compiler {}", name()))
 }
 
-/// Compiles files of `routes/` into the bench's folder, linked against the driver's library or not.
+/// Compiles files of `routes/` once, linked against the driver's library or not. `output` names what comes of it.
 pub(crate) fn build(
     bench: &Bench,
     output: &str,
@@ -25,8 +27,16 @@ pub(crate) fn build(
     flags: &[&str],
     is_linked: bool,
 ) -> anyhow::Result<PathBuf> {
+    static BUILT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    // Each test program has its own: one may run while another is linked.
+    let to = Path::new(env!("CARGO_TARGET_TMPDIR")).join(env!("CARGO_CRATE_NAME"));
+    let path = to.join(output);
+    let mut built = BUILT.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if built.contains(&path) {
+        return Ok(path);
+    }
+    std::fs::create_dir_all(&to).with_context(|| to.display().to_string())?;
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/routes");
-    let path = bench.room().join(output);
     let mut command = Command::new(name());
     command.args(["-O1", "-Wall", "-o"]).arg(&path).args(sources.iter().map(|s| folder.join(s))).args(flags);
     if is_linked {
@@ -36,5 +46,6 @@ pub(crate) fn build(
     }
     let out = command.arg("-ldl").output().with_context(|| format!("cannot start {}", name()))?;
     ensure!(out.status.success(), "{output}: {}", String::from_utf8_lossy(&out.stderr));
+    built.insert(path.clone());
     Ok(path)
 }
