@@ -6,9 +6,11 @@
 mod bench;
 #[path = "routes/compiler.rs"]
 mod compiler;
+#[path = "routes/packages.rs"]
+mod packages;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, ensure};
@@ -19,7 +21,13 @@ fn main() -> ExitCode {
     let compiler = compiler::lacks();
     let compiler = compiler.as_deref();
     let go = is_there("go", "version").or(compiler);
+    let is_listing = std::env::args().any(|a| a == "--list");
+    let musl = if is_listing { Err("only listed".to_owned()) } else { Musl::fetch() };
+    let lacks_musl = musl.as_ref().err().cloned();
     run_cases(vec![
+        Case::new("a_program_of_musl_does_not_meet_it", || musl_program(&musl.map_err(anyhow::Error::msg)?))
+            .lacking(compiler)
+            .lacking(lacks_musl.as_deref()),
         Case::new("python_starts_as_ever_and_nothing_of_it_is_changed", python)
             .lacking(is_there("python3", "-V")),
         Case::new("python_ctypes_sees_the_share", ctypes).lacking(is_there("python3", "-V")),
@@ -127,6 +135,52 @@ fn second() -> anyhow::Result<()> {
 fn static_program() -> anyhow::Result<()> {
     let bench = Bench::with(Form::Preload)?;
     let program = compiler::build(&bench, "hello-static", &["hello.c"], &["-static"], false)?;
+    let said = run(&bench, &[], &program, &[])?;
+    ensure!(said == "exit status: 0\nnot mapped\n", "{said}");
+    Ok(())
+}
+
+/// Another C library than glibc, as Debian packs it.
+struct Musl {
+    loader: PathBuf,
+    /// Headers and what programs are linked with.
+    folder: PathBuf,
+}
+
+impl Musl {
+    fn fetch() -> Result<Self, String> {
+        let library = packages::debian("bookworm", "main", "musl")?;
+        let loader = packages::find(&library, &format!("ld-musl-{}.so.1", std::env::consts::ARCH))?;
+        Ok(Self { loader, folder: packages::debian("bookworm", "main", "musl-dev")? })
+    }
+}
+
+/// Its loader does not read the list, which names an object that it could not load.
+fn musl_program(musl: &Musl) -> anyhow::Result<()> {
+    let bench = Bench::with(Form::Preload)?;
+    let file = |name: &str| packages::find(&musl.folder, name).map_err(anyhow::Error::msg);
+    let (first, before, after) = (file("Scrt1.o")?, file("crti.o")?, file("crtn.o")?);
+    let headers = file("stdio.h")?;
+    let headers = headers.parent().context("a header lies in a folder")?.display().to_string();
+    let own = |path: &Path| path.display().to_string();
+    let interpreter = format!("-Wl,-dynamic-linker,{}", own(&musl.loader));
+    let (first, before, after, library) = (own(&first), own(&before), own(&after), own(&musl.loader));
+    let flags = [
+        "-nostdinc",
+        "-isystem",
+        &headers,
+        "-nostdlib",
+        "-nostartfiles",
+        "-fno-stack-protector",
+        "-pie",
+        "-fPIE",
+        &interpreter,
+        &first,
+        &before,
+        &after,
+        &library,
+    ];
+    let program = compiler::build(&bench, "hello-musl", &["hello.c"], &flags, false)?;
     let said = run(&bench, &[], &program, &[])?;
     ensure!(said == "exit status: 0\nnot mapped\n", "{said}");
     Ok(())

@@ -80,20 +80,47 @@ fn main() -> ExitCode {
             cases.push(case("without_a_gpu_the_answers_are_the_drivers_own", answers));
             cases.push(case("each_route_leads_to_the_hooks", routes).lacking(compiler.as_deref()));
         }
-        for (name, version) in RUNTIMES {
-            let runtime = asked.clone().and_then(|()| packages::wheel(name, version));
-            let lacks = lacks.clone().or_else(|| runtime.as_ref().err().cloned());
-            let driver = driver.clone();
+        cases.extend(runtimes(&format!("r{branch}"), &asked, &driver.map(Some), compiler.as_deref()));
+    }
+    cases.extend(runtimes("fake", &asked, &Ok(None), compiler.as_deref()));
+    run_cases(cases)
+}
+
+/// CUDA's runtimes as clients of a driver, as libraries and linked into a program; `None` is the fake one.
+fn runtimes(
+    prefix: &str,
+    asked: &Result<(), String>,
+    driver: &Result<Option<Driver>, String>,
+    compiler: Option<&str>,
+) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (name, version) in RUNTIMES {
+        let runtime = asked.clone().and_then(|()| packages::wheel(name, version));
+        let lacks = driver.as_ref().err().or(runtime.as_ref().err()).cloned();
+        for (what, test) in
+            [("cuda_runtime", dynamic_runtime as Runtime), ("static_cuda_runtime", static_runtime)]
+        {
+            let (driver, runtime) = (driver.clone(), runtime.clone());
             let run = move || {
-                let library = runtime.map_err(anyhow::Error::msg)?;
-                cuda_runtime(&driver.map_err(anyhow::Error::msg)?, &library)
+                let driver = driver.map_err(anyhow::Error::msg)?;
+                test(driver.as_ref(), &runtime.map_err(anyhow::Error::msg)?, version)
             };
-            let case = Case::new(format!("r{branch}::cuda_runtime_{version}_gets_the_same_answers"), run);
+            let mut lacks = lacks.clone();
+            if what == "static_cuda_runtime" {
+                lacks = lacks.or(compiler.map(str::to_owned));
+                // The package of CUDA 11 has the library alone.
+                if version.starts_with("11.") {
+                    continue;
+                }
+            }
+            let case = Case::new(format!("{prefix}::{what}_{version}_gets_the_same_answers"), run);
             cases.push(case.lacking(lacks.as_deref()));
         }
     }
-    run_cases(cases)
+    cases
 }
+
+type Runtime = fn(Option<&Driver>, &Path, &'static str) -> anyhow::Result<()>;
 
 /// What a probe says, as a tenant.
 fn probe(bench: &Bench, arguments: &[&str]) -> anyhow::Result<String> {
@@ -213,11 +240,38 @@ fn said(route: &Route, bench: &Bench) -> anyhow::Result<(String, BTreeMap<String
     Ok((code, files))
 }
 
-/// CUDA's runtime as a client: it looks up some four hundred functions, and then finds no GPU.
-fn cuda_runtime(driver: &Driver, folder: &Path) -> anyhow::Result<()> {
+/// A bench over a driver of NVIDIA's or the fake one, with a share.
+fn over(driver: Option<&Driver>, form: Form) -> anyhow::Result<Bench> {
+    let bench = driver.map_or_else(|| Bench::with(form), |driver| driver.bench(form))?;
+    bench.share("s", 1 << 30, 0)?;
+    Ok(bench)
+}
+
+/// It looks up some four hundred functions, and then finds no GPU, or no private table that it checks the driver by.
+fn dynamic_runtime(driver: Option<&Driver>, folder: &Path, _: &str) -> anyhow::Result<()> {
     let name = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with("libcudart.so.");
     let library = probe::find_file(folder, &name).context("the wheel has no libcudart")?;
-    let ask = |form| probe(&driver.bench(form)?, &["runtime", text(&library)?]);
+    same(|form| probe(&over(driver, form)?, &["runtime", text(&library)?]))
+}
+
+/// The same from within the program.
+fn static_runtime(driver: Option<&Driver>, folder: &Path, version: &str) -> anyhow::Result<()> {
+    let file = |name: &'static str| probe::find_file(folder, &|n: &std::ffi::OsStr| n == name);
+    let mut libraries = vec![file("libcudart_static.a").context("the wheel has no libcudart_static")?];
+    libraries.extend(file("libculibos.a"));
+    let mut flags = libraries.iter().map(|l| text(l)).collect::<Result<Vec<_>, _>>()?;
+    flags.extend(["-lpthread", "-ldl", "-lrt"]);
+    same(|form| {
+        let bench = over(driver, form)?;
+        let program = compiler::build(&bench, &format!("runtime-{version}"), &["runtime.c"], &flags, false)?;
+        let out = bench.command(&[], &program, &[]).output()?;
+        ensure!(out.status.success(), "{}", out.status);
+        Ok(String::from_utf8(out.stdout)?)
+    })
+}
+
+/// Whether a client gets the same answers without the limiter and under each of its forms.
+fn same(ask: impl Fn(Form) -> anyhow::Result<String>) -> anyhow::Result<()> {
     let native = ask(Form::Native)?;
     println!("  {}", native.trim().replace('\n', "; "));
     for (form, prefix) in FORMS {

@@ -1,7 +1,9 @@
-//! Files of NVIDIA's that may not lie in this repository: the driver's libraries from Debian's non-free packages, through a
-//! private copy of this machine's own apt sources, and CUDA's runtime from PyPI. They are fetched once into the cache.
+//! Files of others that do not lie in this repository: the driver's libraries and another C library from Debian's
+//! packages, through a private copy of this machine's own apt sources, and CUDA's runtime from PyPI. They are fetched once
+//! into the cache.
 //!
 //! What cannot be had is the reason tests are skipped with.
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::fs;
 use std::io;
@@ -58,7 +60,7 @@ pub(crate) fn find(folder: &Path, name: &str) -> Fetched {
 
 /// A folder of the cache, filled unless it is there: beside its place, so that it is never there by half.
 fn fetched(name: &str, fill: impl FnOnce(&Path) -> Result<(), String>) -> Fetched {
-    let cache = vgpu_programs::cache_folder().join("nvidia");
+    let cache = vgpu_programs::cache_folder().join("packages");
     let folder = cache.join(name);
     if folder.is_dir() {
         return Ok(folder);

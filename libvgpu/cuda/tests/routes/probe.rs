@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString, OsStr, c_char, c_void};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use libloading::{Library, Symbol};
 use object::elf::{self, FileHeader64};
 use object::endian::Endianness;
@@ -227,8 +227,5 @@ fn runtime(path: &Path) -> anyhow::Result<()> {
     let mut address = 0u64;
     let code = call(&runtime, "cudaMalloc", &[at(&mut address), 4096])?;
     println!("cudaMalloc {code} {}", address == 0);
-    if code == 0 {
-        bail!("there is a GPU after all");
-    }
     Ok(())
 }
