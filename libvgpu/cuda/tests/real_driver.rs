@@ -5,6 +5,8 @@
 //! are skipped with the reason.
 
 mod bench;
+#[path = "routes/call.rs"]
+mod call;
 #[path = "routes/compiler.rs"]
 mod compiler;
 #[path = "routes/packages.rs"]
@@ -66,7 +68,8 @@ fn main() -> ExitCode {
     let is_listing = arguments.iter().any(|a| a == "--list");
     let asked = if is_listing { Err("only listed".to_owned()) } else { Ok(()) };
     let compiler = compiler::lacks();
-    let mut cases = vec![Case::new("apts_sources_are_read_in_both_notations", packages::check_notations)];
+    let mut cases =
+        vec![Case::anywhere("apts_sources_are_read_in_both_notations", packages::check_notations)];
     for (branch, suite) in BRANCHES {
         let driver = asked.clone().and_then(|()| Driver::fetch(suite));
         let lacks = driver.as_ref().err().cloned();

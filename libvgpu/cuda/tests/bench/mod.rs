@@ -54,6 +54,14 @@ impl Case {
         Self { name: name.into(), lacks, run: Box::new(run) }
     }
 
+    /// It needs nothing.
+    pub(crate) fn anywhere(
+        name: impl Into<String>,
+        run: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
+    ) -> Self {
+        Self { name: name.into(), lacks: None, run: Box::new(run) }
+    }
+
     /// Skipped, if there is a reason to.
     pub(crate) fn lacking(mut self, reason: Option<&str>) -> Self {
         self.lacks = self.lacks.or_else(|| reason.map(str::to_owned));
@@ -105,7 +113,8 @@ impl Bench {
         Self::made_of("T4x1", artifacts()?, form)
     }
 
-    fn of(gpus: &str) -> anyhow::Result<Self> {
+    /// One of other GPUs.
+    pub(crate) fn of(gpus: &str) -> anyhow::Result<Self> {
         Self::made_of(gpus, artifacts()?, Form::Shim)
     }
 
@@ -315,6 +324,14 @@ pub(crate) fn limiter(artifacts: &Path, file: &str) -> PathBuf {
 
 fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
     fs::copy(from, to).map(drop).with_context(|| format!("cannot copy {}", from.display()))
+}
+
+/// The first line a tenant says.
+pub(crate) fn line(tenant: &mut Child) -> anyhow::Result<String> {
+    let out = tenant.stdout.as_mut().context("its output is a pipe")?;
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line)?;
+    Ok(line.trim().to_owned())
 }
 
 /// Waits for a condition.

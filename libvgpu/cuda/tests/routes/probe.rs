@@ -11,6 +11,8 @@ use object::elf::{self, FileHeader64};
 use object::endian::Endianness;
 use object::read::elf::{FileHeader, Sym};
 
+use crate::call::{at, call};
+
 pub(crate) fn main(arguments: &[String]) -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match words[..] {
@@ -84,22 +86,6 @@ fn symbols(soname: &str, path: &Path) -> anyhow::Result<()> {
         println!("{name} {}", file_of(address)?);
     }
     Ok(())
-}
-
-type Function = extern "C" fn(u64, u64, u64, u64, u64, u64) -> i32;
-
-fn call(library: &Library, name: &str, arguments: &[u64]) -> anyhow::Result<i32> {
-    let mut all = [0u64; 6];
-    all[..arguments.len()].copy_from_slice(arguments);
-    let [a, b, c, d, e, f] = all;
-    // SAFETY: integers and pointers to locals, which the ABIs pass in registers; none is read without a GPU.
-    let function: Symbol<'_, Function> =
-        unsafe { library.get(name.as_bytes()) }.with_context(|| name.to_owned())?;
-    Ok(function(a, b, c, d, e, f))
-}
-
-fn at<T>(value: &mut T) -> u64 {
-    std::ptr::from_mut(value) as u64
 }
 
 /// Calls that mean something with a GPU alone, before and after cuInit has said that there is none; error names; the
