@@ -1,8 +1,9 @@
 //! The limiter over NVIDIA's own driver libraries, on a machine without a GPU: each of their functions is reached, those
-//! with a hook by every route through it, and the answers are the ones the libraries give alone.
+//! with a hook by every route through it, and the answers are the ones the libraries give alone. And under NVIDIA's own
+//! clients: CUDA's runtimes over these libraries and over the fake driver, nvidia-smi over the fake NVML.
 //!
-//! The libraries of two branches are Debian's packages, fetched once into the cache; where they cannot be had, the tests
-//! are skipped with the reason.
+//! The files of two branches are Debian's packages, fetched once into the cache; where they cannot be had, the tests are
+//! skipped with the reason.
 
 mod bench;
 #[path = "routes/call.rs"]
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
 
-use bench::{Bench, Case, Form, run_cases};
+use bench::{Bench, Case, Form, MIB, run_cases, until};
 use route::{Program, ROUTES, Route};
 
 /// Branch, and the release of Debian that has it.
@@ -82,6 +83,11 @@ fn main() -> ExitCode {
             cases.push(case("every_exported_function_is_reached", reached));
             cases.push(case("without_a_gpu_the_answers_are_the_drivers_own", answers));
             cases.push(case("each_route_leads_to_the_hooks", routes).lacking(compiler.as_deref()));
+            let program = asked.clone().and_then(|()| packages::debian(suite, "non-free", "nvidia-smi"));
+            let lacks = program.as_ref().err().cloned();
+            let run = move || nvidia_smi(&program.map_err(anyhow::Error::msg)?, form);
+            let case = Case::new(format!("r{branch}::{prefix}::nvidia_smi_shows_the_share"), run);
+            cases.push(case.lacking(lacks.as_deref()));
         }
         cases.extend(runtimes(&format!("r{branch}"), &asked, &driver.map(Some), compiler.as_deref()));
     }
@@ -241,6 +247,35 @@ fn said(route: &Route, bench: &Bench) -> anyhow::Result<(String, BTreeMap<String
     }
     ensure!(!code.is_empty() && files.len() > 45, "it says {said}");
     Ok((code, files))
+}
+
+/// NVIDIA's program over the fake NVML: to people, and to programs.
+fn nvidia_smi(folder: &Path, form: Form) -> anyhow::Result<()> {
+    let bench = Bench::with(form)?;
+    bench.share("s", 2000 * MIB, 0)?;
+    // /usr/bin gets a link to it by a package that is not needed here.
+    let program = folder.join("usr/lib/nvidia/current/nvidia-smi");
+    let mut holder = bench.start("vgpu-workload", &["allocate", "--mib", "500", "--hold"])?;
+    let say = |arguments: &[&str]| -> anyhow::Result<String> {
+        let out = bench.command(&[], &program, arguments).output()?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        ensure!(out.status.success(), "{} {} {}", out.status, text(&out.stdout), text(&out.stderr));
+        Ok(text(&out.stdout))
+    };
+    let held = until("it holds its memory", || Ok(bench.handed_out()? == 500 * MIB));
+    let seen = held.and_then(|()| {
+        let query = "--query-gpu=memory.total,memory.used,memory.free";
+        Ok((say(&["-L"])?, say(&[query, "--format=csv,noheader,nounits"])?, say(&[])?))
+    });
+    holder.kill()?;
+    holder.wait()?;
+    let (list, query, table) = seen?;
+    ensure!(list.contains(&bench.uuid), "{list}");
+    ensure!(query.trim() == "2000, 500, 1500", "{query}");
+    // The branches space it differently.
+    let words = table.split_whitespace().collect::<Vec<_>>().join(" ");
+    ensure!(words.contains("| 500MiB / 2000MiB |"), "{table}");
+    Ok(())
 }
 
 /// A bench over a driver of NVIDIA's or the fake one, with a share.
