@@ -147,8 +147,10 @@ fn build_for(processor: &str, target: &str, zig: &Path, library: &Path, to: &Pat
     let linker = write("zig-cc", linker(zig, processor))?;
     fs::set_permissions(&linker, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     let upper = target.to_uppercase().replace('-', "_");
+    // Of its own for each: build scripts of this machine's are linked as the target's, where both are one.
+    let build = to.join("build").join(processor);
     let mut command = cargo::command();
-    command.args(["build", "--profile", "limiter", "--target", target, "--target-dir"]).arg(to.join("build"));
+    command.args(["build", "--profile", "limiter", "--target", target, "--target-dir"]).arg(&build);
     for package in PACKAGES {
         command.args(["--package", package]);
     }
@@ -165,7 +167,7 @@ fn build_for(processor: &str, target: &str, zig: &Path, library: &Path, to: &Pat
     let status = command.status().context("cannot start cargo")?;
     ensure!(status.success(), "cargo build --profile limiter --target {target} failed");
     for file in FILES {
-        let from = to.join("build").join(target).join("limiter").join(file);
+        let from = build.join(target).join("limiter").join(file);
         fs::copy(&from, folder.join(file)).with_context(|| format!("cannot copy {}", from.display()))?;
     }
     Ok(())
