@@ -16,7 +16,7 @@ pub struct NotBuilt {
 }
 
 /// Everything a cluster needs.
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "vgpu-e2e",
     "vgpu-controller",
     "vgpu-kubelet-plugin",
@@ -25,6 +25,7 @@ const FILES: [&str; 10] = [
     "nvidia-smi",
     "libvgpu_cuda_shim.so",
     "libvgpu_nvml_shim.so",
+    "libvgpu_preload.so",
     "libfake_cuda.so",
     "libfake_nvml.so",
 ];

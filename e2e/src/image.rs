@@ -81,6 +81,7 @@ pub fn all(artifacts: &Artifacts) -> Vec<Image> {
                 ("usr/bin/vgpu-kubelet-plugin", "vgpu-kubelet-plugin"),
                 ("usr/lib/vgpu-dra/libcuda.so.1", "libvgpu_cuda_shim.so"),
                 ("usr/lib/vgpu-dra/libnvidia-ml.so.1", "libvgpu_nvml_shim.so"),
+                ("usr/lib/vgpu-dra/libvgpu_preload.so", "libvgpu_preload.so"),
             ],
             &["/usr/bin/vgpu-controller"],
         ),

@@ -21,7 +21,7 @@ use vgpu_kubelet_plugin::cdi::driver::{SHIMMED, ShimPlace};
 use vgpu_kubelet_plugin::claim::{ClaimRef, WantedShare};
 use vgpu_kubelet_plugin::discovery::Discovery;
 use vgpu_kubelet_plugin::host::{Host, LinuxHost};
-use vgpu_kubelet_plugin::limiter::Limiter;
+use vgpu_kubelet_plugin::limiter::{Form, Limiter};
 use vgpu_kubelet_plugin::state::{Paths, State};
 
 const IN_ITS_NAMESPACE: &str = "VGPU_BENCH_IN_ITS_NAMESPACE";
@@ -123,7 +123,7 @@ fn on(disk: &Path, memory: &Path, prepared: usize) -> anyhow::Result<Times> {
     for (soname, _) in SHIMMED {
         fs::write(image.join(soname), "the limiter")?;
     }
-    let limiter = Limiter::new(image, paths.limiter());
+    let limiter = Limiter::new(image, paths.limiter(), Form::Shim);
     let gpu = |n: usize| Gpu { uuid: uuid(n), minor: n as i64, memory_mib: 81_009, ..Gpu::default() };
     let places = SHIMMED.map(|(soname, real)| ShimPlace {
         soname,

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::limiter::Form;
+
 /// The plugin's flags.
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "vgpu-kubelet-plugin", about = "The node's DRA plugin of vgpu-dra", version)]
@@ -41,9 +43,13 @@ pub struct Args {
     /// libnvidia-ml.so.1, if it is not below the driver root.
     #[arg(long)]
     pub nvml_library: Option<PathBuf>,
-    /// The limiter's two libraries.
+    /// The limiter's libraries.
     #[arg(long, default_value = "/usr/lib/vgpu-dra")]
     pub limiter_dir: PathBuf,
+    /// How the limiter gets into containers of claims prepared from now on: under the names of the driver's libraries, or
+    /// by the container's /etc/ld.so.preload.
+    #[arg(long, value_enum, default_value_t)]
+    pub limiter_form: Form,
     /// Where /metrics and /healthz are served.
     #[arg(long, default_value = "0.0.0.0:8081")]
     pub metrics_address: SocketAddr,

@@ -254,6 +254,7 @@ mod tests {
     use crate::cdi::driver::SHIMMED;
     use crate::gpus::GpusError;
     use crate::host::LinuxHost;
+    use crate::limiter::Form;
 
     struct Scripted(Mutex<Result<Inventory, GpusError>>);
     impl Gpus for Scripted {
@@ -285,7 +286,7 @@ mod tests {
             driver_root_host: "/".into(),
             driver_cdi_spec: None,
             cdi_dir: dir.join("cdi"),
-            limiter: Limiter::new(dir.join("image"), dir.join("limiter")),
+            limiter: Limiter::new(dir.join("image"), dir.join("limiter"), Form::Shim),
             host: Arc::new(LinuxHost),
             lock: FileLock::new(dir.join("lock")),
             known: Vec::new(),

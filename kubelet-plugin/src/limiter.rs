@@ -1,29 +1,65 @@
-//! The limiter on the host: copies of the two shim libraries, one folder per version.
+//! The limiter on the host: copies of its files, one folder per version and form.
 //!
 //! Containers mount the files of `<state-dir>/limiter/<hash>/`, and the plugin's own image goes away when it is upgraded, so
-//! the copies must outlive it. A version stays as long as a prepared claim names it.
+//! the copies must outlive it. A version stays as long as a prepared claim names it. Which form a folder holds is told from
+//! its files, so a claim keeps the form it was prepared with when the plugin is told to use the other.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
 use crate::cdi::driver::SHIMMED;
 use crate::host::Host;
 
+/// How the limiter gets between a container's programs and the driver.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Form {
+    /// Under the names of the driver's libraries, which lie beside it under other names.
+    #[default]
+    Shim,
+    /// As an object that the container's /etc/ld.so.preload names, for drivers that do not bear another name.
+    Preload,
+}
+
+/// The object of [`Form::Preload`], and the list that names it.
+pub const PRELOAD_OBJECT: &str = "libvgpu_preload.so";
+/// See [`PRELOAD_OBJECT`].
+pub const PRELOAD_LIST: &str = "ld.so.preload";
+/// Folder in the container that the object is mounted into.
+pub const PRELOAD_FOLDER: &str = "/usr/lib/vgpu-dra";
+
+impl Form {
+    const ALL: [Self; 2] = [Self::Shim, Self::Preload];
+
+    /// Files a folder of this form holds.
+    pub fn files(self) -> [&'static str; 2] {
+        match self {
+            Self::Shim => SHIMMED.map(|(soname, _)| soname),
+            Self::Preload => [PRELOAD_OBJECT, PRELOAD_LIST],
+        }
+    }
+
+    /// The form a folder holds, if it holds all of it.
+    pub fn of(folder: &Path) -> Option<Self> {
+        Self::ALL.into_iter().find(|form| form.files().iter().all(|file| folder.join(file).is_file()))
+    }
+}
+
 /// The limiter of one plugin version.
 #[derive(Debug, Clone)]
 pub struct Limiter {
     source: PathBuf,
     store: PathBuf,
+    form: Form,
 }
 
 /// An installed version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Installed {
-    /// Folder name: start of the SHA-256 over both files.
+    /// Folder name: start of the SHA-256 over its files.
     pub hash: String,
     /// The folder.
     pub folder: PathBuf,
@@ -51,9 +87,9 @@ pub enum LimiterError {
 }
 
 impl Limiter {
-    /// `source` holds the two libraries, `store` gets one folder per version.
-    pub fn new(source: PathBuf, store: PathBuf) -> Self {
-        Self { source, store }
+    /// `source` holds the libraries of every form, `store` gets one folder per version.
+    pub fn new(source: PathBuf, store: PathBuf, form: Form) -> Self {
+        Self { source, store, form }
     }
 
     /// Folder of a version, installed or not.
@@ -63,25 +99,28 @@ impl Limiter {
 
     /// Whether a version's files are there; their content is checked by [`Limiter::install`].
     pub fn is_there(&self, hash: &str) -> bool {
-        let folder = self.folder(hash);
-        SHIMMED.iter().all(|(soname, _)| folder.join(soname).is_file())
+        Form::of(&self.folder(hash)).is_some()
     }
 
-    /// Copies the libraries unless they are there already, byte for byte.
+    /// Copies the form's files unless they are there already, byte for byte.
     pub fn install(&self, host: &dyn Host) -> Result<Installed, LimiterError> {
         let mut hash = Sha256::new();
         let mut files = Vec::new();
-        for (soname, _) in SHIMMED {
-            let path = self.source.join(soname);
-            let bytes = fs::read(&path).map_err(|source| LimiterError::Source { path, source })?;
+        for name in self.form.files() {
+            let bytes = if name == PRELOAD_LIST {
+                format!("{PRELOAD_FOLDER}/{PRELOAD_OBJECT}\n").into_bytes()
+            } else {
+                let path = self.source.join(name);
+                fs::read(&path).map_err(|source| LimiterError::Source { path, source })?
+            };
             hash.update((bytes.len() as u64).to_le_bytes());
             hash.update(&bytes);
-            files.push((soname, bytes));
+            files.push((name, bytes));
         }
         let hash: String = hash.finalize().iter().take(8).map(|b| format!("{b:02x}")).collect();
         let folder = self.folder(&hash);
-        for (soname, bytes) in files {
-            let path = folder.join(soname);
+        for (name, bytes) in files {
+            let path = folder.join(name);
             if fs::read(&path).is_ok_and(|old| old == bytes) {
                 continue;
             }
@@ -112,7 +151,6 @@ impl Limiter {
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
-    use std::path::Path;
 
     use super::*;
     use crate::host::LinuxHost;
@@ -120,10 +158,26 @@ mod tests {
     fn image(dir: &Path, content: &str) -> Limiter {
         let source = dir.join("image");
         fs::create_dir_all(&source).unwrap();
-        for (soname, _) in SHIMMED {
-            fs::write(source.join(soname), content).unwrap();
+        for file in Form::Shim.files().into_iter().chain([PRELOAD_OBJECT]) {
+            fs::write(source.join(file), content).unwrap();
         }
-        Limiter::new(source, dir.join("limiter"))
+        Limiter::new(source, dir.join("limiter"), Form::Shim)
+    }
+
+    #[test]
+    fn the_other_form_lies_beside_it_and_is_told_from_its_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let shim = image(dir.path(), "one");
+        let preload = Limiter { form: Form::Preload, ..shim.clone() };
+        let (shims, object) = (shim.install(&LinuxHost).unwrap(), preload.install(&LinuxHost).unwrap());
+        assert_ne!(shims.hash, object.hash);
+        assert_eq!(Form::of(&shims.folder), Some(Form::Shim));
+        assert_eq!(Form::of(&object.folder), Some(Form::Preload));
+        assert!(shim.is_there(&object.hash) && preload.is_there(&shims.hash));
+        let list = fs::read_to_string(object.folder.join("ld.so.preload")).unwrap();
+        assert_eq!(list, "/usr/lib/vgpu-dra/libvgpu_preload.so\n");
+        fs::remove_file(object.folder.join("ld.so.preload")).unwrap();
+        assert_eq!(Form::of(&object.folder), None);
     }
 
     #[test]
@@ -155,8 +209,8 @@ mod tests {
     #[test]
     fn an_image_without_limiter_says_which_flag_to_check() {
         let dir = tempfile::tempdir().unwrap();
-        let message =
-            Limiter::new(dir.path().into(), dir.path().into()).install(&LinuxHost).unwrap_err().to_string();
+        let message = Limiter::new(dir.path().into(), dir.path().into(), Form::Shim).install(&LinuxHost);
+        let message = message.unwrap_err().to_string();
         assert!(message.contains("libcuda.so.1") && message.ends_with("check --limiter-dir"), "{message}");
     }
 }

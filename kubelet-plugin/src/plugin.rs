@@ -25,7 +25,7 @@ use crate::gpus::Gpus;
 use crate::gpus::health::HealthBook;
 use crate::host::Host;
 use crate::http::{self, Checks};
-use crate::limiter::Limiter;
+use crate::limiter::{Form, Limiter};
 use crate::lock::FileLock;
 use crate::metrics::{Metrics, NodeCollector};
 use crate::proto::dra::dra_plugin_server::DraPluginServer;
@@ -59,6 +59,8 @@ pub struct Config {
     pub driver_cdi_spec: Option<PathBuf>,
     /// Folder of the limiter in the plugin's image.
     pub limiter_dir: PathBuf,
+    /// How it gets into containers.
+    pub limiter_form: Form,
     /// Where `/metrics` and `/healthz` are served.
     pub metrics_address: SocketAddr,
 }
@@ -138,7 +140,7 @@ pub async fn run(
     }
     let (found_sender, found) = watch::channel(Arc::new(found));
     let (damage_sender, damage) = mpsc::unbounded_channel();
-    let limiter = Limiter::new(config.limiter_dir.clone(), config.paths.limiter());
+    let limiter = Limiter::new(config.limiter_dir.clone(), config.paths.limiter(), config.limiter_form);
     let state = Arc::new(State::new(
         config.node.clone(),
         config.paths.clone(),
@@ -242,7 +244,7 @@ fn discoverer(config: &Config, parts: &Parts) -> Discoverer {
         driver_root_host: config.driver_root_host.clone(),
         driver_cdi_spec: config.driver_cdi_spec.clone(),
         cdi_dir: config.paths.cdi_dir.clone(),
-        limiter: Limiter::new(config.limiter_dir.clone(), config.paths.limiter()),
+        limiter: Limiter::new(config.limiter_dir.clone(), config.paths.limiter(), config.limiter_form),
         host: parts.host.clone(),
         lock: FileLock::new(config.paths.lock()),
         known: Vec::new(),

@@ -51,7 +51,7 @@ const BENCHES: [Bench; 6] = [
     Bench {
         name: "limiter",
         what: "what the limiter costs a program, and what metering measures; needs root",
-        programs: &[("vgpu-cuda-shim", "limiter"), ("vgpu-sim", "metering")],
+        programs: &[("vgpu-cuda", "limiter"), ("vgpu-sim", "metering")],
         loads: &["vgpu-cuda-shim", "vgpu-nvml-shim", "fake-cuda", "fake-nvml", "fake-nvidia-smi"],
     },
     Bench {

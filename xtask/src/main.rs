@@ -7,10 +7,12 @@ mod bench;
 mod cargo;
 mod cluster;
 mod demo;
+mod limiter;
 mod programs;
 mod report;
 mod suite;
 mod test;
+mod zig;
 
 use clap::{Parser, Subcommand};
 
@@ -29,6 +31,8 @@ enum Command {
     Test(test::Args),
     /// Measure speed and memory as ratios to a baseline in the same run.
     Bench(bench::Args),
+    /// Build the limiter's files as they are shipped: for every glibc since 2.17, for x86-64 and aarch64.
+    Limiter(limiter::Args),
     /// A local cluster to play with.
     Cluster(cluster::Args),
 }
@@ -38,6 +42,7 @@ fn main() -> anyhow::Result<std::process::ExitCode> {
         Command::Demo(args) => demo::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Limiter(args) => limiter::run(&args),
         Command::Cluster(args) => cluster::run(&args),
     }
 }

@@ -3,6 +3,7 @@
 //! Suites print as Rust's own test harness does. A test that cannot run here is reported by the suite as one line
 //! `skipped: <test>: <reason>` and counts as skipped, never as passed.
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
@@ -61,12 +62,13 @@ impl TestBinary {
         }
     }
 
-    /// Runs it and shows what it prints.
-    pub(crate) fn run(&self, long: bool) -> anyhow::Result<Outcome> {
+    /// Runs it and shows what it prints. `environment` is for all suites alike.
+    pub(crate) fn run(&self, long: bool, environment: &[(String, OsString)]) -> anyhow::Result<Outcome> {
         let mut command = Command::new(&self.path);
         command.current_dir(&self.folder).stdin(Stdio::null()).stdout(Stdio::piped());
         command.env("CARGO_MANIFEST_DIR", &self.folder);
         command.env("VGPU_TEST_RUNNER", std::process::id().to_string());
+        command.envs(environment.iter().map(|(name, value)| (name, value)));
         if long {
             command.env("VGPU_TEST_LONG", "1");
         }

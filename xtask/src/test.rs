@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use vgpu_programs::ProgramsError;
 
 use crate::cargo;
+use crate::limiter;
 use crate::programs::{GoBuild, can_run_cluster};
 use crate::report::Report;
 use crate::suite::Kind;
@@ -52,9 +53,20 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
 
+    let wanted: Vec<_> = binaries.iter().filter(|b| args.wants(&b.suite())).collect();
+    // The limiter as it is shipped, for the suites that load it.
+    let environment = if wanted.iter().any(|b| b.package == "vgpu-cuda" && !b.unit) {
+        let built = limiter::build();
+        let environment = built.as_ref().map(limiter::Built::environment).unwrap_or_default();
+        report.check("limiter for glibc 2.17", built.map(drop));
+        environment
+    } else {
+        Vec::new()
+    };
+
     let mut programs = programs;
     let mut ran = 0;
-    for binary in binaries.iter().filter(|b| args.wants(&b.suite())) {
+    for binary in wanted {
         if binary.kind() == Kind::Cluster
             && let Some(build) = programs.take()
         {
@@ -65,7 +77,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             }
         }
         println!("\n=== {}: {}", binary.kind().name(), binary.suite());
-        report.add(binary.kind(), &binary.suite(), binary.run(args.long)?);
+        report.add(binary.kind(), &binary.suite(), binary.run(args.long, &environment)?);
         ran += 1;
     }
     if ran == 0 && !args.wants("checks") {

@@ -29,6 +29,7 @@ mod handle;
 mod identity;
 mod memory;
 mod pids;
+mod private;
 mod process;
 mod system;
 mod topology;

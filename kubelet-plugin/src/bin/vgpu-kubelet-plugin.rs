@@ -46,6 +46,7 @@ async fn main() -> anyhow::Result<()> {
         driver_root_host: args.driver_root_host,
         driver_cdi_spec: args.driver_cdi_spec,
         limiter_dir: args.limiter_dir,
+        limiter_form: args.limiter_form,
         metrics_address: args.metrics_address,
     };
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

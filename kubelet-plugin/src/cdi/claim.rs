@@ -11,6 +11,7 @@ use vgpu_share::bell;
 use super::driver::{ShimPlace, shim_mounts};
 use super::{CDI_VERSION, ContainerEdits, Device, Mount, Spec, claim_of, share_device};
 use crate::checkpoint::PreparedClaim;
+use crate::limiter::{Form, PRELOAD_FOLDER, PRELOAD_LIST, PRELOAD_OBJECT};
 use crate::share_files::SharePaths;
 
 /// Annotation with the claim's entry of the checkpoint.
@@ -19,7 +20,7 @@ const ENTRY: &str = "vgpu-dra.io/claim";
 /// The spec of a claim; `None` when all its GPUs are exclusive, since a spec needs a device.
 ///
 /// `shares` is the folder of all share files, `limiter` the folder of the installed limiter. Each device is complete in
-/// itself, and repeating the limiter mounts does no harm.
+/// itself, and repeating the limiter mounts does no harm. The limiter's form is the one its folder holds.
 pub fn spec(
     uid: &str,
     claim: &PreparedClaim,
@@ -34,7 +35,7 @@ pub fn spec(
         .map(|share| {
             let paths = SharePaths::new(shares, uid, &share.share_id);
             let inside = format!("{}/{}/{}", names::SHARE_ROOT, share.uuid, share.share_id);
-            let mut mounts = shim_mounts(places, limiter);
+            let mut mounts = limiter_mounts(limiter, places);
             mounts.push(Mount::bind(&paths.limits, format!("{inside}/limits"), &["ro", "noexec"]));
             mounts.push(Mount::bind(&paths.usage, format!("{inside}/usage"), &["rw", "noexec"]));
             mounts.push(Mount::bind(&paths.bell, format!("{inside}/{}", bell::NAME), &["rw", "noexec"]));
@@ -53,6 +54,16 @@ pub fn spec(
         devices,
         ..Spec::default()
     })
+}
+
+fn limiter_mounts(folder: &Path, places: &[ShimPlace]) -> Vec<Mount> {
+    match Form::of(folder).unwrap_or_default() {
+        Form::Shim => shim_mounts(places, folder),
+        Form::Preload => vec![
+            Mount::bind(folder.join(PRELOAD_OBJECT), format!("{PRELOAD_FOLDER}/{PRELOAD_OBJECT}"), &["ro"]),
+            Mount::bind(folder.join(PRELOAD_LIST), format!("/etc/{PRELOAD_LIST}"), &["ro"]),
+        ],
+    }
 }
 
 /// Claims that have a spec in `folder`, with their entries. Specs without a readable entry are left out.
@@ -117,6 +128,29 @@ mod tests {
                 "/run/shares/uid/s1/bell /run/vgpu-dra/GPU-a/s1/bell rw",
             ]
         );
+    }
+
+    #[test]
+    fn a_share_under_the_preload_object_keeps_the_drivers_libraries_as_they_are() {
+        let share = PreparedShare { uuid: "GPU-a".into(), share_id: "s1".into(), ..PreparedShare::default() };
+        let claim = PreparedClaim { shares: vec![share], ..PreparedClaim::default() };
+        let limiter = tempfile::tempdir().unwrap();
+        for file in Form::Preload.files() {
+            std::fs::write(limiter.path().join(file), "").unwrap();
+        }
+        let spec = spec("uid", &claim, Path::new("/run/shares"), limiter.path(), &[]).unwrap();
+        let mounts = &spec.devices[0].container_edits.mounts;
+        let seen: Vec<_> =
+            mounts.iter().map(|m| (m.container_path.as_str(), m.options[0].as_str())).collect();
+        assert_eq!(
+            seen[..3],
+            [
+                ("/usr/lib/vgpu-dra/libvgpu_preload.so", "ro"),
+                ("/etc/ld.so.preload", "ro"),
+                ("/run/vgpu-dra/GPU-a/s1/limits", "ro"),
+            ]
+        );
+        assert_eq!(mounts[1].host_path, limiter.path().join("ld.so.preload").to_string_lossy());
     }
 
     #[test]

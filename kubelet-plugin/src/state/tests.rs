@@ -15,6 +15,7 @@ use crate::cdi::driver::{SHIMMED, ShimPlace};
 use crate::checkpoint::PreparedShare;
 use crate::claim::{ClaimRef, WantedShare};
 use crate::host::test::TestHost;
+use crate::limiter::Form;
 use crate::share_files::{SharePaths, read_usage};
 
 /// What a node is besides its plugin: the folders and mounts that outlive it.
@@ -92,7 +93,7 @@ impl TestNode {
     }
 
     fn limiter(&self) -> Limiter {
-        Limiter::new(self.dir.path().join("image"), self.paths().limiter())
+        Limiter::new(self.dir.path().join("image"), self.paths().limiter(), Form::Shim)
     }
 
     fn install_limiter(&self) {

@@ -3,35 +3,27 @@
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
+use vgpu_loader::{Library, LinkMap};
+
 use crate::{Code, SHARED_OBJECT_INIT_FAILED, abi};
 
-/// The real library. It is a dependency of this one, so it is loaded; a program that removed it gets a plain load.
-fn library() -> *mut c_void {
-    static LIBRARY: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
-    let known = LIBRARY.load(Ordering::Acquire);
-    if !known.is_null() {
-        return known;
+/// The real library: a dependency of the shim, so it is loaded; before a preload object the program has loaded it.
+fn library() -> Option<Library> {
+    static LIBRARY: AtomicPtr<LinkMap> = AtomicPtr::new(std::ptr::null_mut());
+    // SAFETY: of a library that was found before, and stays loaded since.
+    if let Some(known) = unsafe { Library::from_ptr(LIBRARY.load(Ordering::Acquire)) } {
+        return Some(known);
     }
-    let name: &CStr = c"libcuda-real.so";
-    // SAFETY: a C string; loading the driver library is what this program asked for when it loaded this one.
-    let found = unsafe {
-        let loaded = libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD);
-        if loaded.is_null() { libc::dlopen(name.as_ptr(), libc::RTLD_NOW) } else { loaded }
-    };
-    LIBRARY.store(found, Ordering::Release);
-    found
+    let found = vgpu_loader::behind(library as *const () as usize, c"libcuda-real.so", c"libcuda.so.1")?;
+    LIBRARY.store(found.as_ptr().cast_mut(), Ordering::Release);
+    Some(found)
 }
 
 /// Address of an exported function of the real library; null if it has none of that name.
 #[cold]
 #[inline(never)]
 pub(crate) fn symbol(name: &CStr) -> *mut c_void {
-    let library = library();
-    if library.is_null() {
-        return std::ptr::null_mut();
-    }
-    // SAFETY: an open handle and a C string.
-    unsafe { libc::dlsym(library, name.as_ptr()) }
+    library().map_or(std::ptr::null_mut(), |library| library.symbol(name))
 }
 
 /// Defines the driver's functions.

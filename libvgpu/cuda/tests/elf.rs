@@ -1,47 +1,130 @@
-//! The two libraries as they are shipped, read byte by byte: what they need of a container, and what they bring into it.
+//! The limiter's files, read byte by byte: what they need of a container, and what they bring into it.
+//!
+//! `cargo xtask test` has them built as they are shipped, for both processors. Those of the plain build, which other tests
+//! load where there are no others, are held to what a C compiler of today can do.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
+use libtest_mimic::{Arguments, Trial};
 use object::elf::{self, FileHeader64};
 use object::endian::Endianness;
 use object::read::elf::{Dyn, FileHeader, ProgramHeader, SectionHeader, Sym};
 
-/// Name of the file, the library it stands before, prefix of its functions, largest size in KiB. Half of it is the
-/// standard library's, most of that what prints a panic's backtrace.
-const SHIMS: [(&str, &str, &str, usize); 2] = [
-    ("libvgpu_cuda_shim.so", "libcuda-real.so", "cu", 672),
-    ("libvgpu_nvml_shim.so", "libnvidia-ml-real.so", "nvml", 384),
+/// Name of the file, the library it stands before, prefixes of its functions.
+const FILES: [(&str, Option<&str>, &[&str]); 3] = [
+    ("libvgpu_cuda_shim.so", Some("libcuda-real.so"), &["cu"]),
+    ("libvgpu_nvml_shim.so", Some("libnvidia-ml-real.so"), &["nvml"]),
+    ("libvgpu_preload.so", None, &["cu", "nvml", "dlsym", "dlvsym"]),
 ];
-/// Newest glibc a symbol may be of: where it is built against a newer one, the C compiler's linker takes that one's versions.
-const GLIBC: (u32, u32) = (2, 34);
-/// Functions called when it is loaded: `frame_dummy` of the C compiler, which registers nothing, and the one by which
-/// Rust's standard library remembers the program's arguments. None is this project's.
-const CONSTRUCTORS: u64 = 2;
+
+/// What a build is held to.
+struct Build {
+    name: &'static str,
+    machine: u16,
+    /// Libraries of every container with glibc.
+    needed: &'static [&'static str],
+    /// Newest glibc a symbol may be of.
+    glibc: (u32, u32),
+    /// Functions called when it is loaded.
+    constructors: u64,
+    kib: usize,
+}
+
+const BUILDS: [Build; 3] = [
+    Build {
+        name: "x86_64",
+        machine: elf::EM_X86_64,
+        needed: &["libc.so.6", "libdl.so.2", "libpthread.so.0", "ld-linux-x86-64.so.2"],
+        glibc: (2, 17),
+        constructors: 0,
+        kib: 512,
+    },
+    Build {
+        name: "aarch64",
+        machine: elf::EM_AARCH64,
+        needed: &["libc.so.6", "libdl.so.2", "libpthread.so.0", "ld-linux-aarch64.so.1"],
+        glibc: (2, 17),
+        constructors: 0,
+        kib: 512,
+    },
+    // Linked by the C compiler it takes the versions of the glibc at hand, gcc's unwinder, its `frame_dummy`, which
+    // registers nothing, and the function by which Rust's standard library remembers the program's arguments.
+    Build {
+        name: "plain",
+        machine: if cfg!(target_arch = "aarch64") { elf::EM_AARCH64 } else { elf::EM_X86_64 },
+        needed: &["libc.so.6", "libgcc_s.so.1", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"],
+        glibc: (2, 34),
+        constructors: 2,
+        kib: 704,
+    },
+];
 
 type Header = FileHeader64<Endianness>;
+type Check = fn(&Object);
 
-struct Shim {
+const CHECKS: [(&str, Check); 6] = [
+    ("it_needs_the_library_it_stands_before_and_what_every_container_with_glibc_has", needs),
+    ("it_asks_for_no_newer_glibc", versions),
+    ("it_exports_its_hooks_and_nothing_else", exports),
+    ("loading_it_runs_nothing_of_this_project", constructors),
+    ("its_code_is_loaded_as_it_is", relocations),
+    ("it_is_small", size),
+];
+
+/// One file.
+struct Object {
+    build: &'static Build,
     name: &'static str,
-    real: &'static str,
-    prefix: &'static str,
-    kib: usize,
+    real: Option<&'static str>,
+    prefixes: &'static [&'static str],
     bytes: Vec<u8>,
 }
 
-fn shims() -> Vec<Shim> {
-    let mut folder: PathBuf = std::env::current_exe().unwrap();
-    folder.pop();
-    folder.pop();
-    let read = |(name, real, prefix, kib): (&'static str, _, _, _)| {
-        let path = folder.join(name);
-        let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        Shim { name, real, prefix, kib, bytes }
-    };
-    SHIMS.map(read).into()
+/// Where a build's files are, or why they are not.
+fn folder(build: &Build) -> Result<PathBuf, String> {
+    if build.name == "plain" {
+        let mut folder: PathBuf = std::env::current_exe().map_err(|e| e.to_string())?;
+        folder.pop();
+        folder.pop();
+        return Ok(folder);
+    }
+    let lacks = std::env::var(format!("VGPU_LIMITER_LACKS_{}", build.name.to_uppercase()));
+    if let Ok(why) = lacks {
+        return Err(why);
+    }
+    let all = std::env::var_os("VGPU_LIMITER").ok_or("`cargo xtask test` builds it, not cargo alone")?;
+    Ok(Path::new(&all).join(build.name))
 }
 
-impl Shim {
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let mut trials = Vec::new();
+    for build in &BUILDS {
+        let folder = folder(build);
+        for (check, run) in CHECKS {
+            let name = format!("{}::{check}", build.name);
+            if let (Err(why), false) = (&folder, arguments.list) {
+                println!("skipped: {name}: {why}");
+            }
+            let lacks = folder.is_err();
+            let folder = folder.clone().unwrap_or_default();
+            let trial = Trial::test(name, move || {
+                for (name, real, prefixes) in FILES {
+                    let path = folder.join(name);
+                    let bytes = std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+                    run(&Object { build, name, real, prefixes, bytes });
+                }
+                Ok(())
+            });
+            trials.push(trial.with_ignored_flag(lacks));
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+impl Object {
     fn header(&self) -> (&Header, Endianness) {
         let header = Header::parse(&self.bytes[..]).unwrap();
         (header, header.endian().unwrap())
@@ -102,74 +185,57 @@ impl Shim {
     }
 }
 
-#[test]
-fn it_needs_the_library_it_stands_before_and_what_every_container_with_glibc_has() {
-    for shim in shims() {
-        let allowed =
-            [shim.real, "libc.so.6", "libgcc_s.so.1", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"];
-        let needed = shim.needed();
-        assert!(needed.contains(shim.real), "{}: {needed:?}", shim.name);
-        assert!(needed.iter().all(|n| allowed.contains(&n.as_str())), "{}: {needed:?}", shim.name);
+fn needs(object: &Object) {
+    let needed = object.needed();
+    let allowed = |name: &str| object.build.needed.contains(&name) || object.real == Some(name);
+    assert!(object.real.is_none_or(|real| needed.contains(real)), "{}: {needed:?}", object.name);
+    assert!(needed.iter().all(|name| allowed(name)), "{}: {needed:?}", object.name);
+    let (header, endian) = object.header();
+    assert_eq!(header.e_machine(endian), object.build.machine, "{}", object.name);
+}
+
+fn versions(object: &Object) {
+    let versions = object.versions();
+    let number = |text: &str| -> Option<(u32, u32)> {
+        let (major, rest) = text.strip_prefix("GLIBC_")?.split_once('.')?;
+        Some((major.parse().ok()?, rest.split('.').next()?.parse().ok()?))
+    };
+    let newest = versions.iter().filter_map(|v| number(v)).max();
+    assert!(newest.is_some_and(|v| v <= object.build.glibc), "{}: {newest:?} of {versions:?}", object.name);
+}
+
+fn exports(object: &Object) {
+    let exported = object.exported();
+    let is_ours = |name: &String| object.prefixes.iter().any(|prefix| name.starts_with(prefix));
+    assert!(exported.iter().all(is_ours), "{}: {exported:?}", object.name);
+    assert!(exported.iter().filter(|name| name.starts_with(object.prefixes[0])).count() > 4);
+    if object.prefixes.contains(&"cu") {
+        let table = include_str!("../../generate/entry_points.tsv");
+        let lines = table.lines().skip(1).map(|line| line.split('\t').collect::<Vec<_>>());
+        let hooked: BTreeSet<String> = lines.filter(|l| l[5] != "pass").map(|l| l[4].to_owned()).collect();
+        let cuda = exported.into_iter().filter(|name| name.starts_with("cu"));
+        assert_eq!(cuda.collect::<BTreeSet<_>>(), hooked);
     }
 }
 
-#[test]
-fn it_asks_for_no_newer_glibc() {
-    for shim in shims() {
-        let versions = shim.versions();
-        let number = |text: &str| -> Option<(u32, u32)> {
-            let (major, rest) = text.strip_prefix("GLIBC_")?.split_once('.')?;
-            Some((major.parse().ok()?, rest.split('.').next()?.parse().ok()?))
-        };
-        let newest = versions.iter().filter_map(|v| number(v)).max();
-        println!("{}: {versions:?}", shim.name);
-        assert!(newest.is_some_and(|v| v <= GLIBC), "{}: {newest:?} of {versions:?}", shim.name);
-    }
+fn constructors(object: &Object) {
+    let constructors = object.value(elf::DT_INIT_ARRAYSZ).unwrap_or(0) / 8;
+    assert!(constructors <= object.build.constructors, "{}: {constructors} constructors", object.name);
+    assert_eq!(object.section_size(".ctors") + object.section_size(".preinit_array"), 0, "{}", object.name);
 }
 
-#[test]
-fn it_exports_its_hooks_and_nothing_else() {
-    for shim in shims() {
-        let exported = shim.exported();
-        assert!(exported.iter().all(|name| name.starts_with(shim.prefix)), "{}: {exported:?}", shim.name);
-        assert!(exported.len() > 4, "{}: {exported:?}", shim.name);
-        if shim.prefix == "cu" {
-            let table = include_str!("../../generate/entry_points.tsv");
-            let lines = table.lines().skip(1).map(|line| line.split('\t').collect::<Vec<_>>());
-            let hooked: BTreeSet<String> =
-                lines.filter(|l| l[5] != "pass").map(|l| l[4].to_owned()).collect();
-            assert_eq!(exported, hooked);
-        }
-    }
+fn relocations(object: &Object) {
+    let flags = object.value(elf::DT_FLAGS).unwrap_or(0);
+    let relocated = object.value(elf::DT_TEXTREL).is_some() || flags & u64::from(elf::DF_TEXTREL) != 0;
+    assert!(!relocated, "{}: its code has relocations", object.name);
+    let (header, endian) = object.header();
+    let segments = header.program_headers(endian, &object.bytes[..]).unwrap();
+    let loaded = segments.iter().filter(|s| s.p_type(endian) == elf::PT_LOAD);
+    let both = elf::PF_W | elf::PF_X;
+    assert!(loaded.into_iter().all(|s| s.p_flags(endian) & both != both), "{}: writable code", object.name);
 }
 
-#[test]
-fn loading_it_runs_nothing_of_this_project() {
-    for shim in shims() {
-        let constructors = shim.value(elf::DT_INIT_ARRAYSZ).unwrap_or(0) / 8;
-        assert!(constructors <= CONSTRUCTORS, "{}: {constructors} constructors", shim.name);
-        assert_eq!(shim.section_size(".ctors") + shim.section_size(".preinit_array"), 0, "{}", shim.name);
-    }
-}
-
-#[test]
-fn its_code_is_loaded_as_it_is() {
-    for shim in shims() {
-        let flags = shim.value(elf::DT_FLAGS).unwrap_or(0);
-        let relocated = shim.value(elf::DT_TEXTREL).is_some() || flags & u64::from(elf::DF_TEXTREL) != 0;
-        assert!(!relocated, "{}: its code has relocations", shim.name);
-        let (header, endian) = shim.header();
-        let segments = header.program_headers(endian, &shim.bytes[..]).unwrap();
-        let loaded = segments.iter().filter(|s| s.p_type(endian) == elf::PT_LOAD);
-        let both = elf::PF_W | elf::PF_X;
-        assert!(loaded.into_iter().all(|s| s.p_flags(endian) & both != both), "{}: writable code", shim.name);
-    }
-}
-
-#[test]
-fn it_is_small() {
-    for shim in shims() {
-        println!("{}: {} bytes", shim.name, shim.bytes.len());
-        assert!(shim.bytes.len() < shim.kib << 10, "{}: {} bytes", shim.name, shim.bytes.len());
-    }
+fn size(object: &Object) {
+    println!("  {} for {}: {} bytes", object.name, object.build.name, object.bytes.len());
+    assert!(object.bytes.len() < object.build.kib << 10, "{}: {} bytes", object.name, object.bytes.len());
 }

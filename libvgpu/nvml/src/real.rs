@@ -3,25 +3,25 @@
 use std::ffi::{CStr, c_char, c_void};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
+use vgpu_loader::{Library, LinkMap};
+
 use crate::{LIBRARY_NOT_FOUND, Return};
 
+/// The real library: a dependency of the shim, so it is loaded; before a preload object the program has loaded it.
+fn library() -> Option<Library> {
+    static LIBRARY: AtomicPtr<LinkMap> = AtomicPtr::new(std::ptr::null_mut());
+    // SAFETY: of a library that was found before, and stays loaded since.
+    if let Some(known) = unsafe { Library::from_ptr(LIBRARY.load(Ordering::Acquire)) } {
+        return Some(known);
+    }
+    let found =
+        vgpu_loader::behind(library as *const () as usize, c"libnvidia-ml-real.so", c"libnvidia-ml.so.1")?;
+    LIBRARY.store(found.as_ptr().cast_mut(), Ordering::Release);
+    Some(found)
+}
+
 fn symbol(name: &CStr) -> *mut c_void {
-    static LIBRARY: AtomicPtr<c_void> = AtomicPtr::new(std::ptr::null_mut());
-    let mut library = LIBRARY.load(Ordering::Acquire);
-    if library.is_null() {
-        let own: &CStr = c"libnvidia-ml-real.so";
-        // SAFETY: a C string; the library is a dependency of this one and so already loaded.
-        library = unsafe {
-            let loaded = libc::dlopen(own.as_ptr(), libc::RTLD_NOW | libc::RTLD_NOLOAD);
-            if loaded.is_null() { libc::dlopen(own.as_ptr(), libc::RTLD_NOW) } else { loaded }
-        };
-        LIBRARY.store(library, Ordering::Release);
-    }
-    if library.is_null() {
-        return std::ptr::null_mut();
-    }
-    // SAFETY: an open handle and a C string.
-    unsafe { libc::dlsym(library, name.as_ptr()) }
+    library().map_or(std::ptr::null_mut(), |library| library.symbol(name))
 }
 
 macro_rules! real {

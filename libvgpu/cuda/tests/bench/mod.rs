@@ -14,23 +14,74 @@ use vgpu_core::limits::Limits;
 
 pub(crate) const MIB: u64 = 1 << 20;
 
+/// How the limiter gets between a tenant and the driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Not at all.
+    Native,
+    /// Under the names of the driver's libraries.
+    Shim,
+    /// Named by the container's /etc/ld.so.preload.
+    Preload,
+}
+
 /// A test by its name.
 pub(crate) type Test = fn(&Bench) -> anyhow::Result<()>;
 
 /// Runs tests one after another; without root they are skipped.
 pub(crate) fn run(tests: &[(&'static str, Test)]) -> ExitCode {
-    let mut arguments = Arguments::from_args();
-    arguments.test_threads = Some(1);
-    let root = rustix::process::geteuid().is_root();
-    if !root && !arguments.list {
-        tests.iter().for_each(|(name, _)| println!("skipped: {name}: mount namespaces need root"));
-    }
     let trial = |(name, test): &(&'static str, Test)| {
         let test = *test;
-        let run = move || Bench::new().and_then(|b| test(&b)).map_err(|e| Failed::from(format!("{e:#}")));
-        Trial::test(*name, run).with_ignored_flag(!root)
+        Case::new(*name, move || test(&Bench::new()?))
     };
-    libtest_mimic::run(&arguments, tests.iter().map(trial).collect()).exit_code()
+    run_cases(tests.iter().map(trial).collect())
+}
+
+/// One test, which may lack something of this machine.
+pub(crate) struct Case {
+    name: String,
+    lacks: Option<String>,
+    run: Box<dyn FnOnce() -> anyhow::Result<()> + Send>,
+}
+
+impl Case {
+    /// It needs root, as every tenant does.
+    pub(crate) fn new(
+        name: impl Into<String>,
+        run: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
+    ) -> Self {
+        let lacks = (!rustix::process::geteuid().is_root()).then(|| "mount namespaces need root".to_owned());
+        Self { name: name.into(), lacks, run: Box::new(run) }
+    }
+
+    /// It needs nothing.
+    pub(crate) fn anywhere(
+        name: impl Into<String>,
+        run: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
+    ) -> Self {
+        Self { name: name.into(), lacks: None, run: Box::new(run) }
+    }
+
+    /// Skipped, if there is a reason to.
+    pub(crate) fn lacking(mut self, reason: Option<&str>) -> Self {
+        self.lacks = self.lacks.or_else(|| reason.map(str::to_owned));
+        self
+    }
+}
+
+/// Runs tests one after another; what is lacking is named.
+pub(crate) fn run_cases(cases: Vec<Case>) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = Some(1);
+    let trial = |case: Case| {
+        if let Some(reason) = case.lacks.as_ref().filter(|_| !arguments.list) {
+            println!("skipped: {}: {reason}", case.name);
+        }
+        let run = move || (case.run)().map_err(|e| Failed::from(format!("{e:#}")));
+        Trial::test(case.name, run).with_ignored_flag(case.lacks.is_some())
+    };
+    let trials = cases.into_iter().map(trial).collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
 /// A driver root with one fake T4, the shims over its libraries, and a folder of shares.
@@ -39,6 +90,7 @@ pub(crate) struct Bench {
     /// Of containers. In memory, as on a node: a store into a file on a disk may wait for the disk.
     shares: tempfile::TempDir,
     artifacts: PathBuf,
+    form: Form,
     pub(crate) uuid: String,
 }
 
@@ -56,21 +108,25 @@ impl Bench {
         Self::of(file.path().to_str().context("a path in UTF-8")?)
     }
 
-    fn of(gpus: &str) -> anyhow::Result<Self> {
-        let mut artifacts = std::env::current_exe()?;
-        artifacts.pop();
-        artifacts.pop();
-        Self::made_of(gpus, artifacts, true)
+    /// One under another form of the limiter.
+    pub(crate) fn with(form: Form) -> anyhow::Result<Self> {
+        Self::made_of("T4x1", artifacts()?, form)
+    }
+
+    /// One of other GPUs.
+    pub(crate) fn of(gpus: &str) -> anyhow::Result<Self> {
+        Self::made_of(gpus, artifacts()?, Form::Shim)
     }
 
     /// GPUs described in YAML, with or without the shims, of the libraries in a folder.
     pub(crate) fn described(description: &str, artifacts: &Path, is_limited: bool) -> anyhow::Result<Self> {
         let file = tempfile::NamedTempFile::new()?;
         fs::write(file.path(), description)?;
-        Self::made_of(file.path().to_str().context("a path in UTF-8")?, artifacts.to_owned(), is_limited)
+        let form = if is_limited { Form::Shim } else { Form::Native };
+        Self::made_of(file.path().to_str().context("a path in UTF-8")?, artifacts.to_owned(), form)
     }
 
-    fn made_of(gpus: &str, artifacts: PathBuf, is_limited: bool) -> anyhow::Result<Self> {
+    fn made_of(gpus: &str, artifacts: PathBuf, form: Form) -> anyhow::Result<Self> {
         let folder = tempfile::tempdir()?;
         // Tenants of other users look in.
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
@@ -81,19 +137,45 @@ impl Bench {
             ("libvgpu_nvml_shim.so", "libnvidia-ml.so.1", "libnvidia-ml-real.so"),
         ]
         .into_iter()
-        .filter(|_| is_limited)
+        .filter(|_| form == Form::Shim)
         {
             fs::rename(root.join("lib").join(name), root.join("lib").join(real))?;
-            let from = artifacts.join(shim);
-            fs::copy(&from, root.join("lib").join(name))
-                .with_context(|| format!("cannot copy {}", from.display()))?;
+            copy(&limiter(&artifacts, shim), &root.join("lib").join(name))?;
+        }
+        if form == Form::Preload {
+            let object = root.join("lib/libvgpu_preload.so");
+            copy(&limiter(&artifacts, "libvgpu_preload.so"), &object)?;
+            fs::create_dir(folder.path().join("etc"))?;
+            fs::write(folder.path().join("etc/ld.so.preload"), format!("{}\n", object.display()))?;
         }
         let memory = Path::new("/dev/shm");
         let shares = if memory.is_dir() { tempfile::tempdir_in(memory)? } else { tempfile::tempdir()? };
         fs::set_permissions(shares.path(), fs::Permissions::from_mode(0o755))?;
         fs::create_dir(shares.path().join("shares"))?;
         let uuid = fake_gpu::Gpus::open(&root.join("gpus"))?.uuid(0);
-        Ok(Self { folder, shares, artifacts, uuid })
+        Ok(Self { folder, shares, artifacts, form, uuid })
+    }
+
+    /// The folder tenants find the driver's libraries in.
+    pub(crate) fn libraries(&self) -> PathBuf {
+        self.folder.path().join("root/lib")
+    }
+
+    /// Puts other libraries where the fakes are.
+    pub(crate) fn put_driver(&self, cuda: &Path, nvml: &Path) -> anyhow::Result<()> {
+        let names = match self.form {
+            Form::Shim => ["libcuda-real.so", "libnvidia-ml-real.so"],
+            Form::Native | Form::Preload => ["libcuda.so.1", "libnvidia-ml.so.1"],
+        };
+        for (from, name) in [cuda, nvml].into_iter().zip(names) {
+            copy(from, &self.libraries().join(name))?;
+        }
+        Ok(())
+    }
+
+    /// A folder for what a test makes, which tenants see.
+    pub(crate) fn room(&self) -> &Path {
+        self.folder.path()
     }
 
     pub(crate) fn share(&self, name: &str, memory: u64, cores: u32) -> anyhow::Result<PathBuf> {
@@ -135,15 +217,22 @@ impl Bench {
 
     fn command_in(&self, container: &str, wrapper: &[&str], program: &Path, args: &[&str]) -> Command {
         let shares = self.shares.path().join(container);
-        let script = "mount -t tmpfs tmpfs /run && mkdir /run/vgpu-dra && mount --bind \"$0\" /run/vgpu-dra && exec \"$@\"";
+        let etc = self.folder.path().join("etc").display().to_string();
+        let preload = match self.form {
+            Form::Preload => format!(" && mount -t overlay overlay -o lowerdir={etc}:/etc /etc"),
+            Form::Native | Form::Shim => String::new(),
+        };
+        let script = format!(
+            "mount -t tmpfs tmpfs /run && mkdir /run/vgpu-dra && mount --bind \"$0\" /run/vgpu-dra{preload} && exec \"$@\""
+        );
         let mut command = Command::new("unshare");
         command
-            .args(["--mount", "--propagation", "private", "sh", "-c", script])
+            .args(["--mount", "--propagation", "private", "sh", "-c", &script])
             .arg(shares)
             .args(wrapper)
             .arg(program)
             .args(args)
-            .env("LD_LIBRARY_PATH", self.folder.path().join("root/lib"))
+            .env("LD_LIBRARY_PATH", self.libraries())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -217,6 +306,32 @@ impl Bench {
     pub(crate) fn peak(&self) -> anyhow::Result<u64> {
         Ok(self.gpus()?.status_of(0).peak)
     }
+}
+
+/// The folder cargo builds into.
+pub(crate) fn artifacts() -> anyhow::Result<PathBuf> {
+    let mut folder = std::env::current_exe()?;
+    folder.pop();
+    folder.pop();
+    Ok(folder)
+}
+
+/// A file of the limiter as it is shipped, where that was built, or as cargo builds it.
+pub(crate) fn limiter(artifacts: &Path, file: &str) -> PathBuf {
+    let shipped = std::env::var_os("VGPU_LIMITER").map(|all| Path::new(&all).join(std::env::consts::ARCH));
+    shipped.map(|folder| folder.join(file)).filter(|path| path.is_file()).unwrap_or(artifacts.join(file))
+}
+
+fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+    fs::copy(from, to).map(drop).with_context(|| format!("cannot copy {}", from.display()))
+}
+
+/// The first line a tenant says.
+pub(crate) fn line(tenant: &mut Child) -> anyhow::Result<String> {
+    let out = tenant.stdout.as_mut().context("its output is a pipe")?;
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line)?;
+    Ok(line.trim().to_owned())
 }
 
 /// Waits for a condition.
