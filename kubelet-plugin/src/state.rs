@@ -9,9 +9,11 @@
 //! | damage             |                               | an unreadable file      | set aside; rebuilt ([`rebuild`])       |
 //!
 //! Every step may be repeated. The kubelet repeats Prepare and Unprepare until they succeed, so a failure in the middle
-//! leaves what it has done for the next attempt. Parts: [`prepare`], [`unprepare`], [`reconcile`], [`rebuild`].
+//! leaves what it has done for the next attempt. Parts: [`prepare`], [`quota`], [`unprepare`], [`reconcile`],
+//! [`rebuild`].
 
 mod prepare;
+mod quota;
 mod rebuild;
 mod reconcile;
 mod unprepare;
