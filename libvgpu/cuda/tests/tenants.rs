@@ -14,6 +14,8 @@ mod families;
 mod killed;
 #[path = "tenants/movable.rs"]
 mod movable;
+#[path = "tenants/nvml.rs"]
+mod nvml;
 #[path = "tenants/program.rs"]
 mod program;
 #[path = "tenants/tenant.rs"]
@@ -29,7 +31,7 @@ use vgpu_share::Share;
 
 use bench::{Bench, MIB, Test, until};
 
-const TESTS: [(&str, Test); 19] = [
+const TESTS: [(&str, Test); 20] = [
     ("launches_in_streams_and_captures_work_as_ever_and_are_charged_what_they_took", capture::agree),
     ("threads_that_launch_side_by_side_are_charged_no_less_than_they_took", capture::threads_agree),
     ("every_family_of_memory_is_charged_what_the_driver_holds", families::agree),
@@ -46,6 +48,7 @@ const TESTS: [(&str, Test); 19] = [
     ("memory_opened_by_another_process_is_its_owners_to_pay_for", movable::owner_pays),
     ("what_may_lie_in_the_hosts_memory_never_takes_more_of_the_gpu_than_its_part", movable::oversubscribed),
     ("memory_the_host_does_not_have_is_refused", movable::no_host_memory),
+    ("nvml_shows_the_shares_processes_and_how_busy_they_are_of_its_cap", nvml::shows_the_share),
     ("random_programs_of_allocations_frees_forks_and_kills_leave_what_a_model_says", program::agree),
     ("a_limit_acts_at_once_when_it_is_changed", live_change),
     ("what_the_driver_keeps_for_a_context_is_charged_and_follows_its_figure", overhead),

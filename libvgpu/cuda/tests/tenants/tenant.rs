@@ -39,6 +39,7 @@ pub(crate) fn run(what: &str, arguments: &[String]) -> anyhow::Result<()> {
         "ipc-owner" => crate::movable::owner(),
         "ipc-opener" => crate::movable::opener(arguments),
         "vfork" => crate::movable::hold_after_vfork(),
+        "nvml" => crate::nvml::tenant(),
         "obey" => crate::program::obey(arguments),
         "close-all" => {
             let cuda = Cuda::start()?;
