@@ -130,7 +130,8 @@ impl State {
         self.choose_limiter(uid, entry, discovery)?;
         for share in entry.shares.iter().filter(|s| !s.exclusive) {
             let paths = SharePaths::new(&self.paths.share_dir, uid, &share.share_id);
-            share_files::ensure(&*self.host, &paths, &limits(share, quotas))?;
+            let overhead = self.overhead_on(&share.uuid);
+            share_files::ensure(&*self.host, &paths, &Limits { overhead, ..limits(share, quotas) })?;
         }
         let folder = self.limiter.folder(&entry.limiter);
         let path = cdi::claim_path(&self.paths.cdi_dir, uid);

@@ -24,9 +24,9 @@
 //! Sequence numbers have 22 bits: a helper that sleeps in step 2 while its victim makes exactly 4,194,304 changes and
 //! ends with the same charge would do it twice.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use crate::usage::{Region, Slot, UNIT};
 
 /// Bits of a sequence number.
@@ -129,9 +129,9 @@ impl Own {
         let mut turn = 0u32;
         while self.taken.swap(true, Ordering::Acquire) {
             match turn {
-                ..SPINS => std::hint::spin_loop(),
-                SPINS..YIELDS => std::thread::yield_now(),
-                _ => std::thread::sleep(SLEEP),
+                ..SPINS => sync::spin_loop(),
+                SPINS..YIELDS => sync::yield_now(),
+                _ => sync::sleep(SLEEP),
             }
             turn = turn.saturating_add(1);
         }
@@ -183,6 +183,13 @@ impl<'a> Ledger<'a> {
         found
     }
 
+    /// Says how many of the bytes charged are for what the driver keeps for the process.
+    pub fn say_overhead(&self, bytes: u64) {
+        if let Some(slot) = self.region.slots.get(self.slot as usize) {
+            slot.overhead.store(bytes, Ordering::Relaxed);
+        }
+    }
+
     /// Counts an allocation that was refused.
     pub fn refuse(&self) {
         self.region.memory.0.refused.fetch_add(1, Ordering::Relaxed);
@@ -203,6 +210,7 @@ fn vacate(region: &Region, index: u32) -> Ledger<'_> {
     if let Some(slot) = region.slots.get(index as usize) {
         slot.pid.store(0, Ordering::Relaxed);
         region.compute.forget(index);
+        slot.overhead.store(0, Ordering::Relaxed);
         ledger.on_host().clear();
         ledger.clear();
     }

@@ -25,10 +25,10 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::compute::words::Lease;
 use crate::compute::{Enforcement, Priority, Terms};
+use crate::sync::{self, AtomicU32, AtomicU64, Ordering};
 
 /// `vgpulim1`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"vgpulim1");
@@ -270,11 +270,11 @@ impl Region {
         for _ in 0..1000 {
             let before = self.sequence.load(Ordering::Acquire);
             let found = self.fields();
-            std::sync::atomic::fence(Ordering::Acquire);
+            sync::fence(Ordering::Acquire);
             if before & 1 == 0 && self.sequence.load(Ordering::Relaxed) == before {
                 return found;
             }
-            std::hint::spin_loop();
+            sync::spin_loop();
         }
         self.fields()
     }

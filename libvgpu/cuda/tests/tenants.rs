@@ -327,6 +327,9 @@ fn overhead(bench: &Bench) -> anyhow::Result<()> {
     set(60)?;
     let holder = Tenant::start(bench, &[], &["hold", "400"])?.ready()?;
     ensure!(used(&share) == 460 * MIB, "{}", used(&share));
+    let said =
+        share.usage.slots.iter().map(|s| s.overhead.load(std::sync::atomic::Ordering::Relaxed)).sum::<u64>();
+    ensure!(said == 60 * MIB, "{said} bytes are said to be the driver's");
     // A second context does not fit.
     let second = Tenant::start(bench, &[], &["hold", "1"])?.ready();
     ensure!(second.is_err_and(|e| e.to_string().contains("does not start: 2")));
