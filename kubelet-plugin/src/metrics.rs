@@ -254,7 +254,7 @@ impl Collector for NodeCollector {
             .filter(|(_, _, share)| !share.exclusive)
             .filter_map(|(uid, claim, share)| {
                 let paths = SharePaths::new(&self.state.paths().share_dir, uid, &share.share_id);
-                Some((labels(claim, share), share_files::overhead(&paths)? as f64))
+                Some((labels(claim, share), share_files::told(&paths)?.overhead as f64))
             })
             .collect();
         gauge(

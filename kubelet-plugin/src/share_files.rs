@@ -101,16 +101,16 @@ fn rewrite(host: &dyn Host, paths: &SharePaths, wanted: &Limits) -> Result<(), S
     step("rewrite", &paths.limits, done)
 }
 
-/// What `limits` says that the driver keeps for a process; `None` without such a file.
-pub fn overhead(paths: &SharePaths) -> Option<u64> {
-    limits::decode(&fs::read(&paths.limits).ok()?).ok().map(|limits| limits.overhead)
+/// What `limits` says; `None` without such a file.
+pub fn told(paths: &SharePaths) -> Option<Limits> {
+    limits::decode(&fs::read(&paths.limits).ok()?).ok()
 }
 
-/// Changes that. A share without a file is gone, or about to be made.
+/// Changes what it says that the driver keeps for a process. A share without a file is gone, or about to be made.
 pub fn set_overhead(host: &dyn Host, paths: &SharePaths, bytes: u64) -> Result<(), ShareFileError> {
-    match limits::decode(&fs::read(&paths.limits).unwrap_or_default()) {
-        Ok(found) => rewrite(host, paths, &Limits { overhead: bytes, ..found }),
-        Err(_) => Ok(()),
+    match told(paths) {
+        Some(told) => rewrite(host, paths, &Limits { overhead: bytes, ..told }),
+        None => Ok(()),
     }
 }
 

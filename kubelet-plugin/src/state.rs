@@ -122,7 +122,7 @@ impl State {
     /// Its `limits` cannot be rewritten.
     pub fn set_overhead(&self, uid: &str, share_id: &str, bytes: u64) -> Result<(), PrepareError> {
         let paths = SharePaths::new(&self.paths.share_dir, uid, share_id);
-        if share_files::overhead(&paths).is_none_or(|told| told == bytes) {
+        if share_files::told(&paths).is_none_or(|told| told.overhead == bytes) {
             return Ok(());
         }
         let _held = self.held()?;

@@ -130,8 +130,7 @@ impl State {
         self.choose_limiter(uid, entry, discovery)?;
         for share in entry.shares.iter().filter(|s| !s.exclusive) {
             let paths = SharePaths::new(&self.paths.share_dir, uid, &share.share_id);
-            let overhead = self.overhead_on(&share.uuid);
-            share_files::ensure(&*self.host, &paths, &Limits { overhead, ..limits(share, quotas) })?;
+            share_files::ensure(&*self.host, &paths, &self.wanted(&paths, share, quotas))?;
         }
         let folder = self.limiter.folder(&entry.limiter);
         let path = cdi::claim_path(&self.paths.cdi_dir, uid);

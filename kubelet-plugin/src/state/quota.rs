@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use vgpu_api::Oversubscription;
+use vgpu_core::limits::Limits;
 
 use super::State;
 use super::prepare::{capacity, limits};
@@ -58,13 +59,17 @@ impl Quotas {
         Self::of(discovery, checkpoint.claims.values().flat_map(|claim| &claim.shares))
     }
 
+    /// Whether it is known what there is to divide: not while the driver is away.
+    fn knows(&self, share: &PreparedShare) -> bool {
+        self.0.get(&share.uuid).is_some_and(|held| held.capacity > 0)
+    }
+
     /// Bytes of a share on the GPU; 0 for one that has all of its memory there for ever.
     pub(super) fn resident(&self, share: &PreparedShare) -> u64 {
         let held = self.0.get(&share.uuid).copied().unwrap_or_default();
         let rest = held.capacity.saturating_sub(held.fixed);
         match share.oversubscription {
             Oversubscription::Forbidden => 0,
-            // While the GPU is not there nothing is known; what a share was promised last stays with its file.
             Oversubscription::Allowed if held.movable <= rest || held.capacity == 0 => share.memory,
             Oversubscription::Allowed => {
                 let part = u128::from(rest) * u128::from(share.memory) / u128::from(held.movable);
@@ -76,6 +81,19 @@ impl Quotas {
 }
 
 impl State {
+    /// What the limiter is told of a share. While nobody knows what the GPU has, its part stays as it was told last.
+    pub(super) fn wanted(&self, paths: &SharePaths, share: &PreparedShare, quotas: &Quotas) -> Limits {
+        let overhead = self.overhead_on(&share.uuid);
+        let mut wanted = Limits { overhead, ..limits(share, quotas) };
+        if wanted.is_movable()
+            && !quotas.knows(share)
+            && let Some(told) = share_files::told(paths).filter(Limits::is_movable)
+        {
+            wanted.resident = told.resident;
+        }
+        wanted
+    }
+
     /// Rewrites `limits` of shares whose part has changed; those of claim `except` are made by the caller.
     pub(super) fn divide(
         &self,
@@ -91,7 +109,7 @@ impl State {
                 let paths = SharePaths::new(&self.paths.share_dir, uid, &share.share_id);
                 // One without files gets them when it is repaired.
                 if paths.limits.exists() {
-                    share_files::ensure(&*self.host, &paths, &limits(share, quotas))?;
+                    share_files::ensure(&*self.host, &paths, &self.wanted(&paths, share, quotas))?;
                 }
             }
         }

@@ -3,6 +3,7 @@
 
 use std::io::Read;
 use std::path::Path;
+use std::process::ExitCode;
 
 use vgpu_arbiter::seat::Files;
 use vgpu_arbiter::{Arbitration, Clock, Member, Monotonic};
@@ -10,7 +11,7 @@ use vgpu_arbiter::{Arbitration, Clock, Member, Monotonic};
 /// Between two looks at whether the input has ended.
 const LOOK: u64 = 100_000_000;
 
-fn main() {
+fn main() -> ExitCode {
     let members: Vec<Member> = std::env::args()
         .skip(1)
         .map(|folder| {
@@ -22,13 +23,14 @@ fn main() {
     let ended = std::thread::spawn(|| std::io::stdin().read_to_end(&mut Vec::new()));
     let mut clock = Monotonic::of_this_thread();
     let mut arbitration = Arbitration::default();
-    for (member, error) in arbitration.set(clock.now(), members) {
+    if let Some((member, error)) = arbitration.set(clock.now(), members).first() {
         eprintln!("{}: {error}", member.name);
-        std::process::exit(1);
+        return ExitCode::FAILURE;
     }
     while !ended.is_finished() {
         let until = clock.now().saturating_add(LOOK);
         arbitration.round(&mut clock, &[], until);
     }
     arbitration.release(&mut clock);
+    ExitCode::SUCCESS
 }

@@ -279,6 +279,24 @@ impl Region {
         self.fields()
     }
 
+    /// Of one moment what an allocation asks: [`Limits::on_gpu`] and [`Limits::overhead`].
+    #[inline]
+    pub fn read_memory(&self) -> (u64, u64) {
+        let before = self.sequence.load(Ordering::Acquire);
+        let limits = Limits {
+            memory: self.memory.load(Ordering::Relaxed),
+            overhead: self.overhead.load(Ordering::Relaxed),
+            resident: self.resident.load(Ordering::Relaxed),
+            ..Limits::default()
+        };
+        sync::fence(Ordering::Acquire);
+        if before & 1 == 0 && self.sequence.load(Ordering::Relaxed) == before {
+            return (limits.on_gpu(), limits.overhead);
+        }
+        let limits = self.read();
+        (limits.on_gpu(), limits.overhead)
+    }
+
     #[inline]
     fn fields(&self) -> Limits {
         Limits {
@@ -356,6 +374,21 @@ mod tests {
         assert_eq!((bytes[40], bytes[44]), (1, 2));
         assert_eq!(bytes[48..56], (2u64 << 30).to_le_bytes());
         assert!(bytes[56..].iter().all(|b| *b == 0));
+    }
+
+    #[test]
+    fn an_allocation_is_told_what_all_the_limits_say() {
+        for resident in [0, 2 << 30] {
+            let limits = Limits { resident, ..ALL };
+            let region = Region::default();
+            region.memory.store(limits.memory, Ordering::Relaxed);
+            region.overhead.store(limits.overhead, Ordering::Relaxed);
+            region.resident.store(limits.resident, Ordering::Relaxed);
+            assert_eq!(region.read_memory(), (limits.on_gpu(), limits.overhead));
+            // A writer that died in the middle.
+            region.sequence.store(1, Ordering::Relaxed);
+            assert_eq!(region.read_memory(), (limits.on_gpu(), limits.overhead));
+        }
     }
 
     #[test]

@@ -247,7 +247,7 @@ mod tests {
             let at = 4544 + slot * 64;
             bytes[at + 8..at + 16].copy_from_slice(&(units << 22).to_le_bytes());
             bytes[at + 16] = 42;
-            bytes[at + 32..at + 40].copy_from_slice(&(units / 2 << 22).to_le_bytes());
+            bytes[at + 32..at + 40].copy_from_slice(&((units / 2) << 22).to_le_bytes());
             bytes[at + 40..at + 48].copy_from_slice(&UNIT.to_le_bytes());
         }
         bytes[128 + 24..128 + 32].copy_from_slice(&7_000u64.to_le_bytes());

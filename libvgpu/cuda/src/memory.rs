@@ -174,9 +174,9 @@ pub(crate) fn alloc_plain(bytes: u64, call: impl FnOnce() -> Result<u64, Code>) 
     let state = state();
     let (device, ordinal, context) = state.current()?;
     if let [share] = device.shares.as_slice() {
-        let limits = share.limits.read();
-        device.settle_overhead_of(limits.overhead);
-        if share.ledger.reserve(bytes, limits.on_gpu()) {
+        let (on_gpu, overhead) = share.limits.read_memory();
+        device.settle_overhead_of(overhead);
+        if share.ledger.reserve(bytes, on_gpu) {
             return match call() {
                 Ok(address) => {
                     state.pointers.insert_usual(address, (context, ordinal), 0, bytes);

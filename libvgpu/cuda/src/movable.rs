@@ -132,12 +132,11 @@ fn alloc_on(device: &Device, ordinal: i32, context: usize, bytes: u64) -> Option
 fn place(address: u64, bytes: u64, on_gpu: u64, ordinal: i32) -> Result<(), Code> {
     let advise = |from: u64, length: u64, advice, device| {
         let length = usize::try_from(length).map_err(|_| NOT_SUPPORTED)?;
-        // SAFETY: inside of an allocation just made.
         if length == 0 {
-            Ok(())
-        } else {
-            check(unsafe { real::advise(address.saturating_add(from), length, advice, device) })
+            return Ok(());
         }
+        // SAFETY: inside of an allocation just made.
+        check(unsafe { real::advise(address.saturating_add(from), length, advice, device) })
     };
     advise(0, on_gpu, PREFER, ordinal)?;
     advise(on_gpu, bytes.saturating_sub(on_gpu), PREFER, CPU)?;

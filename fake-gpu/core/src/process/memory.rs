@@ -146,7 +146,7 @@ impl Process {
             return Err(FakeGpuError::OutOfMemory);
         };
         let (gpu, context) = (context.gpu, Some(context.index));
-        let on_host = if charged < whole { vec![charged..whole] } else { Vec::new() };
+        let on_host = Vec::from_iter((charged < whole).then_some(charged..whole));
         own.live.insert(address, Span { gpu, context, bytes, charged, store, offset: 0, on_host });
         Ok(address)
     }

@@ -40,8 +40,11 @@ fn shares_that_may_be_oversubscribed_divide_what_the_others_leave_whoever_comes_
         plugin.unprepare(&claim(uid)).unwrap();
     }
     assert_eq!(resident(&node, ["a"]), [12_000]);
-    // A plugin that has just come up divides as the one before.
+    // A plugin that has just come up divides as the one before, and changes nothing while there is no driver.
     prepare("b", allowed("s", 12_000)).unwrap();
+    node.start();
+    assert_eq!(resident(&node, ["a", "b"]), [7_552, 7_552]);
+    node.discovery.send_modify(|d| Arc::make_mut(d).gpus.clear());
     node.start();
     assert_eq!(resident(&node, ["a", "b"]), [7_552, 7_552]);
 }
