@@ -299,12 +299,12 @@ fn high(_: &Bench) -> anyhow::Result<()> {
 
 fn requests(_: &Bench) -> anyhow::Result<()> {
     // No whole number of the other's kernels, so that they come at every moment of its turns.
-    let program = spin!("5000", "2", "--every-micros", "20370");
+    let program = spin!("5000", "3", "--every-micros", "20370");
     let requests = |priority| Tenant { limits: with(50, Enforcement::Elastic, priority), program };
     let p99 = |scene: Scene| scene.p99.first().copied().flatten().context("requests");
     let alone = p99(play(&[requests(Priority::High)], &[&[]])?)?;
     let beside = |priority, other| -> anyhow::Result<(u64, f64)> {
-        let low = Tenant { limits: with(50, Enforcement::Elastic, other), program: spin!("100", "2") };
+        let low = Tenant { limits: with(50, Enforcement::Elastic, other), program: spin!("100", "3") };
         let scene = play(&[requests(priority), low], &[&[]])?;
         let percent = scene.percent(1)?;
         Ok((p99(scene)?, percent))
