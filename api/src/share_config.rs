@@ -88,6 +88,25 @@ pub enum Priority {
     Low,
 }
 
+/// Whether a share's memory may be more than is on the GPU.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Oversubscription {
+    /// All of it is on the GPU.
+    #[default]
+    Forbidden,
+    /// What has no place on the GPU may lie in the host's memory, where the admin lets GPUs be overcommitted.
+    Allowed,
+}
+
+/// What a share's memory is. An unset field is taken from the class.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Memory {
+    /// `None`: `Forbidden`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oversubscription: Option<Oversubscription>,
+}
+
 /// What a share's `cores` mean. An unset field is taken from the class.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -104,6 +123,8 @@ pub struct ShareConfig {
     pub placement: Placement,
     /// What its `cores` mean.
     pub cores: Cores,
+    /// What its memory is.
+    pub memory: Memory,
     /// Who goes first; `None`: `Normal`.
     pub priority: Option<Priority>,
 }
@@ -143,6 +164,8 @@ struct Wire {
     #[serde(default)]
     cores: Cores,
     #[serde(default)]
+    memory: Memory,
+    #[serde(default)]
     priority: Option<Priority>,
 }
 
@@ -167,7 +190,8 @@ impl ShareConfig {
             ShareConfigError::Field { path: e.path().to_string(), message: e.inner().to_string() }
         })?;
         debug_assert!(wire.api_version == API_VERSION && wire.kind == Self::KIND);
-        Ok(Self { placement: wire.placement, cores: wire.cores, priority: wire.priority })
+        let Wire { placement, cores, memory, priority, .. } = wire;
+        Ok(Self { placement, cores, memory, priority })
     }
 
     /// This configuration with `later` laid over it, field by field.
@@ -178,6 +202,9 @@ impl ShareConfig {
                 gpu: later.placement.gpu.or(self.placement.gpu),
             },
             cores: Cores { enforcement: later.cores.enforcement.or(self.cores.enforcement) },
+            memory: Memory {
+                oversubscription: later.memory.oversubscription.or(self.memory.oversubscription),
+            },
             priority: later.priority.or(self.priority),
         }
     }
@@ -238,6 +265,26 @@ mod tests {
         ] {
             assert_eq!(read(cores, priority).unwrap_err(), want);
         }
+    }
+
+    #[test]
+    fn oversubscription_is_read_and_the_later_word_on_it_wins() {
+        let read = |memory: Value| {
+            decode(json!({"apiVersion": API_VERSION, "kind": "ShareConfig", "memory": memory}))
+        };
+        let allowed = read(json!({"oversubscription": "Allowed"})).unwrap();
+        assert_eq!(allowed.memory.oversubscription, Some(Oversubscription::Allowed));
+        assert_eq!(allowed.overlaid(read(json!({})).unwrap()), allowed);
+        let forbidden = read(json!({"oversubscription": "Forbidden"})).unwrap();
+        assert_eq!(allowed.overlaid(forbidden), forbidden);
+        assert_eq!(
+            read(json!({"oversubscription": true})).unwrap_err(),
+            "parameters.memory.oversubscription: invalid type: boolean `true`, expected string or map"
+        );
+        assert_eq!(
+            read(json!({"oversubscription": "Yes"})).unwrap_err(),
+            "parameters.memory.oversubscription: unknown variant `Yes`, expected `Forbidden` or `Allowed`"
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use k8s_openapi::api::resource::v1::{
     DeviceAllocationConfiguration, DeviceRequestAllocationResult, ResourceClaim,
 };
-use vgpu_api::{Enforcement, Priority, Quantity, ShareConfig, names};
+use vgpu_api::{Enforcement, Oversubscription, Priority, Quantity, ShareConfig, names};
 
 use crate::checkpoint::PreparedClaim;
 use crate::error::PrepareError;
@@ -59,6 +59,8 @@ pub struct WantedShare {
     pub enforcement: Enforcement,
     /// Who goes first.
     pub priority: Priority,
+    /// Whether all of its memory is on the GPU.
+    pub oversubscription: Oversubscription,
 }
 
 impl WantedShare {
@@ -152,6 +154,7 @@ fn share(
             cores: 0,
             enforcement: Enforcement::default(),
             priority: Priority::default(),
+            oversubscription: Oversubscription::default(),
         });
     }
     let share_id = result.share_id.clone().filter(|id| is_id(id));
@@ -190,6 +193,7 @@ fn share(
         cores,
         enforcement: config.cores.enforcement.unwrap_or_default(),
         priority: config.priority.unwrap_or_default(),
+        oversubscription: config.memory.oversubscription.unwrap_or_default(),
     })
 }
 
@@ -331,6 +335,21 @@ mod tests {
             status["allocation"]["devices"]["config"] = configs.clone();
             let share = &read(status).unwrap()[0];
             assert_eq!((share.enforcement, share.priority), want, "{configs}");
+        }
+    }
+
+    #[test]
+    fn what_a_claim_says_of_oversubscription_is_read() {
+        for (memory, want) in [
+            (json!({}), Oversubscription::Forbidden),
+            (json!({"oversubscription": "Allowed"}), Oversubscription::Allowed),
+        ] {
+            let mut status = result(json!({}));
+            let parameters =
+                json!({"apiVersion": "vgpu-dra.io/v1alpha1", "kind": "ShareConfig", "memory": memory});
+            status["allocation"]["devices"]["config"] = json!([{"source": "FromClaim", "requests": [],
+                "opaque": {"driver": names::DRIVER, "parameters": parameters}}]);
+            assert_eq!(read(status).unwrap()[0].oversubscription, want);
         }
     }
 

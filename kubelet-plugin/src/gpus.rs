@@ -67,8 +67,24 @@ pub enum GpusError {
     },
 }
 
+/// A process on a GPU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holder {
+    /// NVML UUID of the GPU.
+    pub uuid: String,
+    /// Its id as this program sees it.
+    pub pid: u32,
+    /// Bytes of the GPU it holds.
+    pub memory: u64,
+}
+
 /// Lists GPUs. Real: [`nvml::NvmlGpus`].
 pub trait Gpus: Send + Sync {
     /// By minor number. Errors: [`GpusError`]; a GPU that fails alone is listed as Unhealthy when its UUID is known.
     fn list(&self) -> Result<Inventory, GpusError>;
+
+    /// Who holds memory of which GPU, as far as the driver tells. Errors: [`GpusError`].
+    fn holders(&self) -> Result<Vec<Holder>, GpusError> {
+        Ok(Vec::new())
+    }
 }

@@ -26,6 +26,7 @@ pub mod http;
 pub mod limiter;
 pub mod lock;
 pub mod metrics;
+pub mod overhead;
 pub mod plugin;
 pub mod proto;
 pub mod registration;

@@ -21,7 +21,7 @@ use crate::checkpoint::{PreparedClaim, PreparedShare};
 use crate::discovery::Discovery;
 use crate::error::PrepareError;
 use crate::gpus::health::{HealthBook, Severity};
-use crate::share_files::{SharePaths, read_usage};
+use crate::share_files::{self, SharePaths, read_usage};
 use crate::state::State;
 
 /// Seconds: a tenth of a millisecond to a minute.
@@ -248,6 +248,20 @@ impl Collector for NodeCollector {
             "vgpu_share_memory_used_bytes",
             "GPU memory charged to living processes of a share",
             &memory,
+        )?;
+        let kept: Vec<_> = shares
+            .iter()
+            .filter(|(_, _, share)| !share.exclusive)
+            .filter_map(|(uid, claim, share)| {
+                let paths = SharePaths::new(&self.state.paths().share_dir, uid, &share.share_id);
+                Some((labels(claim, share), share_files::told(&paths)?.overhead as f64))
+            })
+            .collect();
+        gauge(
+            &mut encoder,
+            "vgpu_share_overhead_bytes",
+            "GPU memory the driver keeps for each process of a share, charged to it",
+            &kept,
         )?;
         let processes: Vec<_> = used.iter().map(|(l, _, n, _)| (l.clone(), *n as f64)).collect();
         gauge(

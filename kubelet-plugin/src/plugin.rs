@@ -28,6 +28,7 @@ use crate::http::{self, Checks};
 use crate::limiter::{Form, Limiter};
 use crate::lock::FileLock;
 use crate::metrics::{Metrics, NodeCollector};
+use crate::overhead;
 use crate::proto::dra::dra_plugin_server::DraPluginServer;
 use crate::registration::RegistrationService;
 use crate::service::DraService;
@@ -203,6 +204,7 @@ pub async fn run(
     background.spawn(discovery::run(discoverer, found_sender));
     background.spawn(slices::run(parts.client.clone(), config.node.clone(), slices_sender));
     background.spawn(gpu_node::run(publisher));
+    background.spawn(overhead::run(parts.gpus.clone(), state.clone()));
     // Dropped at the end of this function: every turn is open then.
     let (_arbiter, arbiter_ended) =
         arbiter::start(state.clone(), metrics.turns.clone()).map_err(PluginError::Arbiter)?;

@@ -71,15 +71,20 @@ fn step<T>(action: &'static str, path: &Path, result: io::Result<T>) -> Result<T
     result.map_err(|source| ShareFileError { action, path: path.to_owned(), source })
 }
 
-/// Makes the files, or whatever is missing of them.
+/// Makes the files, or whatever is missing of them. What the driver keeps for a process stays as it was told last.
 pub fn ensure(host: &dyn Host, paths: &SharePaths, wanted: &Limits) -> Result<(), ShareFileError> {
     step("make folder", &paths.mount, host.make_folder(&paths.mount))?;
     let bytes = fs::read(&paths.limits).unwrap_or_default();
-    if limits::decode(&bytes).is_err() {
-        step("write", &paths.limits, host.replace(&paths.limits, &limits::encode(wanted), 0o644))?;
-    } else if !limits::says(&bytes, wanted) || is_half_rewritten(&bytes) {
-        let rewrite = host.rewrite(&paths.limits, &|file| limits::rewrite(file, wanted));
-        step("rewrite", &paths.limits, rewrite)?;
+    match limits::decode(&bytes) {
+        Err(_) => {
+            step("write", &paths.limits, host.replace(&paths.limits, &limits::encode(wanted), 0o644))?;
+        }
+        Ok(found) => {
+            let wanted = Limits { overhead: found.overhead, ..*wanted };
+            if !limits::says(&bytes, &wanted) || is_half_rewritten(&bytes) {
+                rewrite(host, paths, &wanted)?;
+            }
+        }
     }
     step("make", &paths.bell, host.make_fifo(&paths.bell))?;
     // Whole pages for the file, and one more for the temporary name it is written under.
@@ -89,6 +94,24 @@ pub fn ensure(host: &dyn Host, paths: &SharePaths, wanted: &Limits) -> Result<()
         step("write", &paths.usage, host.replace(&paths.usage, &usage::empty(), 0o666))?;
     }
     Ok(())
+}
+
+fn rewrite(host: &dyn Host, paths: &SharePaths, wanted: &Limits) -> Result<(), ShareFileError> {
+    let done = host.rewrite(&paths.limits, &|file| limits::rewrite(file, wanted));
+    step("rewrite", &paths.limits, done)
+}
+
+/// What `limits` says; `None` without such a file.
+pub fn told(paths: &SharePaths) -> Option<Limits> {
+    limits::decode(&fs::read(&paths.limits).ok()?).ok()
+}
+
+/// Changes what it says that the driver keeps for a process. A share without a file is gone, or about to be made.
+pub fn set_overhead(host: &dyn Host, paths: &SharePaths, bytes: u64) -> Result<(), ShareFileError> {
+    match told(paths) {
+        Some(told) => rewrite(host, paths, &Limits { overhead: bytes, ..told }),
+        None => Ok(()),
+    }
 }
 
 /// Whether a kill left the sequence odd, which sends every reader to its slow path.

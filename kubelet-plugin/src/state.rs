@@ -9,9 +9,11 @@
 //! | damage             |                               | an unreadable file      | set aside; rebuilt ([`rebuild`])       |
 //!
 //! Every step may be repeated. The kubelet repeats Prepare and Unprepare until they succeed, so a failure in the middle
-//! leaves what it has done for the next attempt. Parts: [`prepare`], [`unprepare`], [`reconcile`], [`rebuild`].
+//! leaves what it has done for the next attempt. Parts: [`prepare`], [`quota`], [`unprepare`], [`reconcile`],
+//! [`rebuild`].
 
 mod prepare;
+mod quota;
 mod rebuild;
 mod reconcile;
 mod unprepare;
@@ -19,8 +21,9 @@ mod unprepare;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, watch};
 
@@ -30,6 +33,7 @@ use crate::error::PrepareError;
 use crate::host::{self, Host};
 use crate::limiter::Limiter;
 use crate::lock::{FileLock, Held};
+use crate::share_files::{self, SharePaths};
 
 /// Folders of the plugin on its node; the container runtime and the kubelet see the same paths.
 #[derive(Debug, Clone)]
@@ -79,6 +83,8 @@ pub struct State {
     discovery: watch::Receiver<Arc<Discovery>>,
     /// Told when a damaged checkpoint was set aside.
     damage: mpsc::UnboundedSender<String>,
+    /// Least bytes the driver was seen to keep for a process, by GPU.
+    overheads: Mutex<BTreeMap<String, u64>>,
 }
 
 impl State {
@@ -92,7 +98,7 @@ impl State {
         damage: mpsc::UnboundedSender<String>,
     ) -> Self {
         let lock = FileLock::new(paths.lock());
-        Self { node, paths, host, limiter, lock, discovery, damage }
+        Self { node, paths, host, limiter, lock, discovery, damage, overheads: Mutex::default() }
     }
 
     /// Folders.
@@ -108,6 +114,28 @@ impl State {
     /// What is prepared now, for reports. Does not wait for the lock: the file is always whole.
     pub fn prepared(&self) -> Checkpoint {
         Checkpoint::load(&self.paths.checkpoint()).ok().flatten().unwrap_or_default()
+    }
+
+    /// Says what the driver keeps for each process of a share that has a context. A share that is gone is fine.
+    ///
+    /// # Errors
+    /// Its `limits` cannot be rewritten.
+    pub fn set_overhead(&self, uid: &str, share_id: &str, bytes: u64) -> Result<(), PrepareError> {
+        let paths = SharePaths::new(&self.paths.share_dir, uid, share_id);
+        if share_files::told(&paths).is_none_or(|told| told.overhead == bytes) {
+            return Ok(());
+        }
+        let _held = self.held()?;
+        Ok(share_files::set_overhead(&*self.host, &paths, bytes)?)
+    }
+
+    /// Says what the driver keeps at least for a process on a GPU: where the next shares on it begin.
+    pub fn estimate_overhead(&self, uuid: &str, bytes: u64) {
+        self.overheads.lock().unwrap_or_else(PoisonError::into_inner).insert(uuid.to_owned(), bytes);
+    }
+
+    fn overhead_on(&self, uuid: &str) -> u64 {
+        self.overheads.lock().unwrap_or_else(PoisonError::into_inner).get(uuid).copied().unwrap_or(0)
     }
 
     fn held(&self) -> Result<Held, PrepareError> {

@@ -23,7 +23,7 @@ CLASSES = {
         cuMemCreate cuMemRelease cuMemRetainAllocationHandle cuMemImportFromShareableHandle cuMemMap cuMemUnmap
         cuGraphAddMemAllocNode cuGraphAddNode cuGraphClone cuGraphDestroy cuGraphExecDestroy cuGraphUpload
         cuGraphInstantiate cuGraphInstantiateWithFlags cuGraphInstantiateWithParams cuDeviceGraphMemTrim
-        cuStreamEndCapture
+        cuStreamEndCapture cuIpcGetMemHandle
         cuCtxCreate cuCtxDestroy cuDevicePrimaryCtxRetain cuDevicePrimaryCtxRelease cuDevicePrimaryCtxReset""",
     "report": "cuMemGetInfo cuDeviceTotalMem",
     "meter": """

@@ -1,7 +1,8 @@
 //! `spin`: kernels of a given length, for a given time or until SIGTERM.
 //!
 //! Prints `{"kernels", "gpuNanos", "elapsedGpuNanos", "seconds"}`: kernels that ended; their lengths together; GPU time
-//! from before the first to after the last; seconds of the clock on the wall. On SIGTERM it still does so if the kernels
+//! from before the first to after the last; seconds of the clock on the wall. With `--every-micros` also `p50Nanos` and
+//! `p99Nanos`: how long requests but the first took, from the moment each was due. On SIGTERM it still does so if the kernels
 //! under way end within half a second.
 
 use std::collections::VecDeque;
@@ -33,6 +34,9 @@ pub(crate) struct Args {
     /// How many kernels to launch; without it as many as there is time for.
     #[arg(long)]
     kernels: Option<u64>,
+    /// Requests: a kernel each time so many microseconds have passed, waited for.
+    #[arg(long, conflicts_with_all = ["sync", "pattern", "depth"], value_parser = clap::value_parser!(u64).range(1..))]
+    every_micros: Option<u64>,
     /// How to launch.
     #[arg(long, value_enum, default_value_t = Pattern::Stream)]
     pattern: Pattern,
@@ -110,7 +114,13 @@ pub(crate) fn run(args: &Args, stop: &Stop) -> Result<(), CudaError> {
     if lengths.is_empty() {
         lengths.push(one);
     }
-    let depth = if args.sync || args.pattern == Pattern::Sync { 1 } else { usize::from(args.depth) };
+    let every = args.every_micros.map(Duration::from_micros);
+    let mut took = Vec::new();
+    let depth = if every.is_some() || args.sync || args.pattern == Pattern::Sync {
+        1
+    } else {
+        usize::from(args.depth)
+    };
     let cuda = Cuda::load()?;
     cuda.use_device(args.device)?;
     let function = cuda.spin_function()?;
@@ -128,21 +138,51 @@ pub(crate) fn run(args: &Args, stop: &Stop) -> Result<(), CudaError> {
         if is_over || args.kernels.is_some_and(|most| run.launched >= most) || stop.has_come() {
             break;
         }
+        let due = every.map(|every| begin + every * u32::try_from(run.launched).unwrap_or(u32::MAX));
+        if let Some(due) = due {
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
         run.settle(depth - 1)?;
         run.launch(function, nanos)?;
+        if let Some(due) = due {
+            run.settle(0)?;
+            // With the first one the driver loads the function.
+            took.extend((run.launched > 1).then(|| due.elapsed()));
+        }
     }
     run.settle(0)?;
-    say(&json!({
+    let mut result = json!({
         "kernels": run.kernels,
         "gpuNanos": run.nanos,
         "elapsedGpuNanos": run.elapsed_nanos()?,
         "seconds": begin.elapsed().as_secs_f64(),
-    }))
+    });
+    if every.is_some() {
+        took.sort();
+        for (name, percent) in [("p50Nanos", 50), ("p99Nanos", 99)] {
+            result[name] = json!(percentile(&took, percent).as_nanos() as u64);
+        }
+    }
+    say(&result)
+}
+
+/// Of what is sorted; 0 of nothing.
+fn percentile(sorted: &[Duration], percent: usize) -> Duration {
+    let at = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
+    sorted.get(at).copied().unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_percentile_is_the_least_that_so_many_stay_within() {
+        let sorted: Vec<Duration> = (1..=200).map(Duration::from_millis).collect();
+        assert_eq!([50, 99].map(|percent| percentile(&sorted, percent).as_millis()), [100, 198]);
+        assert_eq!(percentile(&sorted[..1], 99).as_millis(), 1);
+        assert_eq!(percentile(&[], 99), Duration::ZERO);
+    }
 
     #[test]
     fn parts_of_milliseconds_can_be_asked_for() {

@@ -250,6 +250,13 @@ impl Gpus {
         }
     }
 
+    /// As [`Gpus::join`], by a process that is one of those virtual time waits for before it begins.
+    pub(crate) fn join_as_process(&self) {
+        if self.timing().mode == VIRTUAL {
+            self.attach_as(true);
+        }
+    }
+
     /// Whether this thread takes part in virtual time.
     pub fn takes_part(&self) -> bool {
         self.timing().mode == VIRTUAL && self.find(&self.lock()).is_some()
@@ -302,10 +309,17 @@ impl Gpus {
 
     /// This thread's record, made and waited for if need be.
     fn attach(&self) -> usize {
+        self.attach_as(false)
+    }
+
+    /// A participant is counted under the same lock that makes its thread's record: counted earlier, time would begin for
+    /// the others while it is not there yet, for as long as the machine keeps it from its next step.
+    fn attach_as(&self, participant: bool) -> usize {
         let opening = &self.opening;
         let mut locked = self.lock();
         if let Some((index, is_new)) = self.find(&locked) {
             let number = locked.threads[index].number;
+            locked.header.clock.joined += u32::from(participant);
             if locked.header.clock.running as usize != index + 1 && locked.threads[index].state == 0 {
                 // Its turn went with another opening of it.
                 locked.threads[index].state = WAITS;
@@ -331,6 +345,7 @@ impl Gpus {
         (thread.rank, thread.number, thread.wake_at, thread.state) = (rank, number, now, WAITS);
         (thread.thread, thread.namespace) = (id, namespace);
         thread.used = 1;
+        locked.header.clock.joined += u32::from(participant);
         drop(locked);
         self.remember(index, number, true);
         self.wait_for_turn(index);
@@ -377,7 +392,7 @@ impl Gpus {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
     use super::*;
     use crate::profile::{Description, parse};
@@ -471,6 +486,35 @@ mod tests {
             came.store(true, Ordering::SeqCst);
             let process = crate::Process::attach(Gpus::open(&path).unwrap()).unwrap();
             assert_eq!(process.gpus().away(|| first.join().unwrap()), 0);
+        });
+    }
+
+    #[test]
+    fn a_process_is_counted_when_its_thread_is_there_and_not_before() {
+        const PROCESSES: u32 = 100;
+        let (_folder, path) = node(|d| d.timing.participants = PROCESSES);
+        std::thread::scope(|scope| {
+            for _ in 0..PROCESSES {
+                scope.spawn(|| crate::Process::attach(Gpus::open(&path).unwrap()).unwrap().gpus().leave());
+            }
+            // Looks without the lock, as nobody whom the machine keeps from running can.
+            let gpus = Gpus::open(&path).unwrap();
+            let file = gpus.opening.map.as_ref().unwrap().as_mut_ptr().cast::<Layout>();
+            // SAFETY: aligned words of the mapping, which lives longer than this.
+            let (joined, attached) = unsafe {
+                let clock = &raw mut (*file).header.clock;
+                (
+                    AtomicU32::from_ptr(&raw mut (*clock).joined),
+                    AtomicU64::from_ptr(&raw mut (*clock).attached),
+                )
+            };
+            loop {
+                let counted = joined.load(Ordering::SeqCst);
+                assert!(u64::from(counted) <= attached.load(Ordering::SeqCst), "{counted} are counted");
+                if counted == PROCESSES {
+                    break;
+                }
+            }
         });
     }
 

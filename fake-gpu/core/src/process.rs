@@ -67,13 +67,12 @@ impl Process {
         let slot = free.ok_or(FakeGpuError::Full("process slots"))?;
         locked.clear_slot(slot);
         locked.header.slots = locked.header.slots.max(slot as u32 + 1);
-        locked.header.clock.joined = locked.header.clock.joined.saturating_add(1);
         let record = &mut locked.slots[slot];
         record.pid = std::process::id();
         record.pid_namespace = std::fs::metadata("/proc/self/ns/pid").map_or(0, |m| m.ino());
         record.used = 1;
         drop(locked);
-        gpus.join();
+        gpus.join_as_process();
         // Device addresses only have to differ within the process, from those of managed memory too, which are the
         // host's own. Those of the first ABI have 32 bits.
         let (next, next_narrow) = (0x0302_0000_0000, 0x0010_0000);

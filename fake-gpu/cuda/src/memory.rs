@@ -192,7 +192,7 @@ pub unsafe extern "C" fn cuMemGetAddressRange_v2(begin: *mut u64, bytes: *mut us
     }
 }
 
-/// `CUmemAttach_flags`, advice and prefetches of managed memory say nothing to a fake: all of it is charged to the GPU.
+/// Whether all of it is managed memory.
 fn managed(address: u64, bytes: usize) -> Result<(), Code> {
     let driver = driver()?;
     let begin = driver.process.allocation_at(address).map(|(begin, _)| begin).ok_or(INVALID_VALUE)?;
@@ -200,30 +200,50 @@ fn managed(address: u64, bytes: usize) -> Result<(), Code> {
     (is_managed && driver.process.holds(address, bytes as u64)).then_some(()).ok_or(INVALID_VALUE)
 }
 
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAdvise(address: u64, bytes: usize, _advice: i32, _device: i32) -> Code {
-    code(managed(address, bytes))
+/// `CU_MEM_ADVISE_SET_PREFERRED_LOCATION`.
+const PREFER: i32 = 3;
+/// `CU_DEVICE_CPU`.
+const CPU: i32 = -1;
+
+/// Of `CUmemLocation`: kind in the lower half (1: a device, 2 and above: the host), id in the upper.
+fn device_of(location: u64) -> i32 {
+    if location as u32 == 1 { (location >> 32) as i32 } else { CPU }
+}
+
+/// What is preferred somewhere lies there from now on, as far as there is room: nobody here faults pages in.
+fn settle(address: u64, bytes: usize, device: i32) -> Result<(), Code> {
+    managed(address, bytes)?;
+    driver()?.process.settle_at(address, bytes as u64, device == CPU).then_some(()).ok_or(INVALID_VALUE)
+}
+
+fn advise(address: u64, bytes: usize, advice: i32, device: i32) -> Result<(), Code> {
+    if advice == PREFER { settle(address, bytes, device) } else { managed(address, bytes) }
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemAdvise_v2(address: u64, bytes: usize, _advice: i32, _location: u64) -> Code {
-    code(managed(address, bytes))
+pub unsafe extern "C" fn cuMemAdvise(address: u64, bytes: usize, advice: i32, device: i32) -> Code {
+    code(advise(address, bytes, advice, device))
 }
 
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn cuMemPrefetchAsync(address: u64, bytes: usize, _device: i32, stream: usize) -> Code {
-    code(driver().and_then(|d| d.of_stream(stream)).and_then(|_| managed(address, bytes)))
+pub unsafe extern "C" fn cuMemAdvise_v2(address: u64, bytes: usize, advice: i32, location: u64) -> Code {
+    code(advise(address, bytes, advice, device_of(location)))
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuMemPrefetchAsync(address: u64, bytes: usize, device: i32, stream: usize) -> Code {
+    code(driver().and_then(|d| d.of_stream(stream)).and_then(|_| settle(address, bytes, device)))
 }
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemPrefetchAsync_v2(
     address: u64,
     bytes: usize,
-    _location: u64,
+    location: u64,
     _flags: u32,
     stream: usize,
 ) -> Code {
-    code(driver().and_then(|d| d.of_stream(stream)).and_then(|_| managed(address, bytes)))
+    code(driver().and_then(|d| d.of_stream(stream)).and_then(|_| settle(address, bytes, device_of(location))))
 }
 
 crate::per_thread! {

@@ -128,6 +128,46 @@ pub unsafe extern "C" fn nvmlDeviceGetGraphicsRunningProcesses_v3(
     }
 }
 
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetGraphicsRunningProcesses_v2(
+    device: usize,
+    count: *mut u32,
+    infos: *mut ProcessInfo,
+) -> Return {
+    // SAFETY: the caller's pointers, passed on.
+    unsafe { nvmlDeviceGetGraphicsRunningProcesses_v3(device, count, infos) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetGraphicsRunningProcesses(
+    device: usize,
+    count: *mut u32,
+    infos: *mut ProcessInfoV1,
+) -> Return {
+    // SAFETY: the caller's pointers, passed on; no entry is ever written.
+    unsafe { nvmlDeviceGetGraphicsRunningProcesses_v3(device, count, infos.cast()) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetMPSComputeRunningProcesses_v2(
+    device: usize,
+    count: *mut u32,
+    infos: *mut ProcessInfo,
+) -> Return {
+    // SAFETY: the caller's pointers, passed on.
+    unsafe { nvmlDeviceGetGraphicsRunningProcesses_v3(device, count, infos) }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetMPSComputeRunningProcesses(
+    device: usize,
+    count: *mut u32,
+    infos: *mut ProcessInfoV1,
+) -> Return {
+    // SAFETY: the caller's pointers, passed on; no entry is ever written.
+    unsafe { nvmlDeviceGetGraphicsRunningProcesses_v3(device, count, infos.cast()) }
+}
+
 /// There is no MPS server.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetMPSComputeRunningProcesses_v3(

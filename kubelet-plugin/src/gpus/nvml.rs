@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use nvml_wrapper::enum_wrappers::device::{Brand, ComputeMode};
-use nvml_wrapper::enums::device::SampleValue;
+use nvml_wrapper::enums::device::{SampleValue, UsedGpuMemory};
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::structs::device::FieldId;
 use nvml_wrapper::sys_exports::field_id::NVML_FI_DEV_GET_GPU_RECOVERY_ACTION;
@@ -13,7 +13,7 @@ use nvml_wrapper::{Device, Nvml};
 use vgpu_api::{Gpu, Health, MIB};
 
 use super::pci::{self, Sysfs};
-use super::{Gpus, GpusError, Inventory, Recovery, library};
+use super::{Gpus, GpusError, Holder, Inventory, Recovery, library};
 
 /// Where NVML is.
 #[derive(Debug, Clone)]
@@ -58,22 +58,49 @@ impl NvmlGpus {
     pub fn new(library: Library, sysfs: Sysfs) -> Self {
         Self { library, sysfs, nvml: Mutex::new(None) }
     }
-}
 
-impl Gpus for NvmlGpus {
-    fn list(&self) -> Result<Inventory, GpusError> {
+    fn ask<T>(&self, ask: impl FnOnce(&Nvml) -> Result<T, NvmlError>) -> Result<T, GpusError> {
         let mut nvml = self.nvml.lock().unwrap_or_else(PoisonError::into_inner);
         let loaded = match nvml.take() {
             Some(loaded) => loaded,
             None => self.library.load()?,
         };
-        let inventory = inventory(&loaded, &self.sysfs).map_err(|e| GpusError::Nvml {
+        let answer = ask(&loaded).map_err(|e| GpusError::Nvml {
             library: self.library.locate().unwrap_or_default(),
             why: e.to_string(),
         })?;
         *nvml = Some(loaded);
-        Ok(inventory)
+        Ok(answer)
     }
+}
+
+impl Gpus for NvmlGpus {
+    fn list(&self) -> Result<Inventory, GpusError> {
+        self.ask(|nvml| inventory(nvml, &self.sysfs))
+    }
+
+    fn holders(&self) -> Result<Vec<Holder>, GpusError> {
+        self.ask(holders)
+    }
+}
+
+/// A GPU that does not answer has none, which the inventory says.
+fn holders(nvml: &Nvml) -> Result<Vec<Holder>, NvmlError> {
+    let mut found: BTreeMap<(String, u32), u64> = BTreeMap::new();
+    for index in 0..nvml.device_count()? {
+        let Ok(device) = nvml.device_by_index(index) else { continue };
+        let Ok(uuid) = device.uuid() else { continue };
+        // A process that computes and draws is in both lists with all it holds.
+        let compute = device.running_compute_processes().unwrap_or_default();
+        let graphics = device.running_graphics_processes().unwrap_or_default();
+        for process in compute.into_iter().chain(graphics) {
+            if let UsedGpuMemory::Used(bytes) = process.used_gpu_memory {
+                let known = found.entry((uuid.clone(), process.pid)).or_default();
+                *known = bytes.max(*known);
+            }
+        }
+    }
+    Ok(found.into_iter().map(|((uuid, pid), memory)| Holder { uuid, pid, memory }).collect())
 }
 
 fn inventory(nvml: &Nvml, sysfs: &Sysfs) -> Result<Inventory, NvmlError> {

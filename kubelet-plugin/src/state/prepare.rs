@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use vgpu_api::{Enforcement, Gpu, Health, MIB, Priority, Quantity, names};
+use vgpu_api::{Enforcement, Gpu, Health, MIB, Oversubscription, Priority, Quantity, names};
 use vgpu_core::compute;
 use vgpu_core::limits::Limits;
 
 use super::State;
+use super::quota::Quotas;
 use crate::cdi;
 use crate::checkpoint::{Checkpoint, PreparedClaim, PreparedShare};
 use crate::claim::{ClaimRef, WantedShare, is_same};
@@ -30,7 +31,7 @@ impl State {
         match checkpoint.claims.get(uid) {
             Some(old) if is_same(old, wanted) => {
                 let mut entry = old.clone();
-                self.realise(uid, &mut entry, &discovery)?;
+                self.realise(uid, &mut entry, &discovery, &Quotas::of_all(&discovery, &checkpoint))?;
                 if checkpoint.claims.get(uid) != Some(&entry) {
                     checkpoint.claims.insert(uid.to_owned(), entry.clone());
                     self.store(&mut checkpoint)?;
@@ -44,7 +45,10 @@ impl State {
             None => {}
         }
         let mut entry = self.plan(&checkpoint, claim, wanted, &discovery)?;
-        self.realise(uid, &mut entry, &discovery)?;
+        let before = checkpoint.claims.values().flat_map(|claim| &claim.shares);
+        let quotas = Quotas::of(&discovery, before.chain(&entry.shares));
+        self.divide(&checkpoint, uid, &quotas)?;
+        self.realise(uid, &mut entry, &discovery, &quotas)?;
         let shares = entry.shares.clone();
         checkpoint.claims.insert(uid.to_owned(), entry);
         self.store(&mut checkpoint)?;
@@ -69,7 +73,7 @@ impl State {
             check_usable(gpu, want, &self.node)?;
             let (memory, cores) = asked.entry(&gpu.uuid).or_default();
             fits(checkpoint, gpu, want, (*memory, *cores))?;
-            *memory += want.memory;
+            *memory += on_gpu(want.memory, want.oversubscription);
             *cores += want.cores;
         }
         Ok(entry)
@@ -85,7 +89,9 @@ impl State {
         let mut shares = Vec::new();
         for want in wanted {
             let gpu = find(want, discovery, node)?;
-            let whole = want.memory >= capacity(gpu) && matches!(want.cores, 0 | 100);
+            let whole = want.memory >= capacity(gpu)
+                && matches!(want.cores, 0 | 100)
+                && want.oversubscription == Oversubscription::Forbidden;
             let exclusive = whole || want.looks_only();
             let mut cdi_ids = vec![cdi::gpu_id(&gpu.uuid)];
             if !exclusive {
@@ -100,6 +106,7 @@ impl State {
                 cores: want.cores,
                 enforcement: want.enforcement,
                 priority: want.priority,
+                oversubscription: want.oversubscription,
                 exclusive,
                 cdi_ids,
             });
@@ -118,11 +125,12 @@ impl State {
         uid: &str,
         entry: &mut PreparedClaim,
         discovery: &Arc<Discovery>,
+        quotas: &Quotas,
     ) -> Result<(), PrepareError> {
         self.choose_limiter(uid, entry, discovery)?;
         for share in entry.shares.iter().filter(|s| !s.exclusive) {
             let paths = SharePaths::new(&self.paths.share_dir, uid, &share.share_id);
-            share_files::ensure(&*self.host, &paths, &limits(share))?;
+            share_files::ensure(&*self.host, &paths, &self.wanted(&paths, share, quotas))?;
         }
         let folder = self.limiter.folder(&entry.limiter);
         let path = cdi::claim_path(&self.paths.cdi_dir, uid);
@@ -181,7 +189,7 @@ impl State {
 }
 
 /// What the limiter is told of a share.
-fn limits(share: &PreparedShare) -> Limits {
+pub(super) fn limits(share: &PreparedShare, quotas: &Quotas) -> Limits {
     let enforcement = match share.enforcement {
         Enforcement::Hard => compute::Enforcement::Hard,
         Enforcement::Elastic => compute::Enforcement::Elastic,
@@ -192,7 +200,8 @@ fn limits(share: &PreparedShare) -> Limits {
         Priority::Normal => compute::Priority::Normal,
         Priority::Low => compute::Priority::Low,
     };
-    Limits { memory: share.memory, cores: share.cores, overhead: 0, enforcement, priority }
+    let resident = quotas.resident(share);
+    Limits { memory: share.memory, cores: share.cores, overhead: 0, enforcement, priority, resident }
 }
 
 fn find<'a>(want: &WantedShare, discovery: &'a Discovery, node: &str) -> Result<&'a Gpu, PrepareError> {
@@ -212,8 +221,17 @@ fn check_usable(gpu: &Gpu, want: &WantedShare, node: &str) -> Result<(), Prepare
     Err(PrepareError::Device { device: want.device.clone(), node: node.to_owned(), why })
 }
 
-fn capacity(gpu: &Gpu) -> u64 {
+pub(super) fn capacity(gpu: &Gpu) -> u64 {
     u64::try_from(gpu.memory_mib).unwrap_or(0).saturating_mul(MIB)
+}
+
+/// Bytes that are on the GPU for certain: what may move takes what others leave. That there are not too many of those is
+/// the admin's to say and the controller's to see to.
+fn on_gpu(memory: u64, oversubscription: Oversubscription) -> u64 {
+    match oversubscription {
+        Oversubscription::Forbidden => memory,
+        Oversubscription::Allowed => 0,
+    }
 }
 
 /// Whether a share fits beside what is prepared on its GPU and what the claim itself already asked of it.
@@ -221,7 +239,7 @@ fn fits(checkpoint: &Checkpoint, gpu: &Gpu, want: &WantedShare, own: (u64, u32))
     let (mut memory, mut cores) = own;
     let mut holders: BTreeSet<String> = BTreeSet::new();
     for (_, claim, share) in checkpoint.shares_on(&gpu.uuid, "").filter(|(.., s)| !s.looks_only()) {
-        memory = memory.saturating_add(share.memory);
+        memory = memory.saturating_add(on_gpu(share.memory, share.oversubscription));
         cores = cores.saturating_add(share.cores);
         holders.insert(format!("{}/{}", claim.namespace, claim.name));
     }
@@ -240,8 +258,9 @@ fn fits(checkpoint: &Checkpoint, gpu: &Gpu, want: &WantedShare, own: (u64, u32))
         })
     };
     let free = capacity(gpu).saturating_sub(memory);
-    if want.memory > free {
-        return refuse("memory", Quantity::bytes(want.memory).to_string(), Quantity::bytes(free).to_string());
+    let need = on_gpu(want.memory, want.oversubscription);
+    if need > free {
+        return refuse("memory", Quantity::bytes(need).to_string(), Quantity::bytes(free).to_string());
     }
     let free = 100u32.saturating_sub(cores);
     if want.cores > free {

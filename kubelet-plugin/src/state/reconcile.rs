@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use super::State;
+use super::quota::Quotas;
 use crate::cdi;
 use crate::error::PrepareError;
 use crate::host;
@@ -18,6 +19,7 @@ impl State {
         let mut checkpoint = self.load()?;
         let before = checkpoint.clone();
         let discovery = self.discovery.borrow().clone();
+        let quotas = Quotas::of_all(&discovery, &checkpoint);
         let booted =
             host::boot_id().is_ok_and(|id| !checkpoint.boot_id.is_empty() && id != checkpoint.boot_id);
         if booted {
@@ -27,7 +29,7 @@ impl State {
             );
         }
         for (uid, entry) in &mut checkpoint.claims {
-            if let Err(error) = self.realise(uid, entry, &discovery) {
+            if let Err(error) = self.realise(uid, entry, &discovery, &quotas) {
                 let claim = format!("{}/{}", entry.namespace, entry.name);
                 tracing::warn!(claim, uid, %error, "a prepared claim cannot be repaired yet");
             }

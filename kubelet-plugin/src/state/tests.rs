@@ -2,12 +2,13 @@
 
 mod crash;
 mod damage;
+mod oversubscription;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use vgpu_api::{Enforcement, Gpu, Health, MIB, Priority};
+use vgpu_api::{Enforcement, Gpu, Health, MIB, Oversubscription, Priority};
 
 use super::*;
 use crate::cdi;
@@ -52,6 +53,7 @@ fn share(id: &str, device: &str, mib: u64, cores: u32) -> WantedShare {
         cores,
         enforcement: Enforcement::default(),
         priority: Priority::default(),
+        oversubscription: Oversubscription::default(),
     }
 }
 

@@ -41,6 +41,7 @@ impl State {
         share_files::remove_claim(&*self.host, &self.paths.share_dir, uid)?;
         let Some(gone) = checkpoint.claims.remove(uid) else { return Ok(()) };
         self.store(checkpoint)?;
+        self.divide_again(checkpoint);
         self.drop_limiters(checkpoint, &gone.limiter);
         Ok(())
     }

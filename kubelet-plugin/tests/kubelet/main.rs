@@ -16,6 +16,7 @@ mod hardware;
 mod kubelet;
 mod lifecycle;
 mod node;
+mod overhead;
 mod registration;
 mod reports;
 mod turns;
@@ -57,6 +58,7 @@ const TESTS: &[(&str, Test)] = &tests![
     hardware::a_device_plugin_on_the_node_keeps_every_gpu_back,
     turns::shares_of_a_gpu_take_turns_as_long_as_a_plugin_lives,
     turns::what_a_claim_says_of_its_cores_is_in_its_limits,
+    overhead::what_the_driver_keeps_for_a_process_is_measured_and_told,
     reports::every_metric_is_there_at_zero,
     reports::health_fails_when_the_kubelet_cannot_reach_the_plugin,
 ];

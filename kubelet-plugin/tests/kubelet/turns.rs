@@ -16,7 +16,7 @@ use crate::api::CLAIMS;
 use crate::node::{NAME, Node, until};
 
 /// A claim's share as its container sees it, used by this process.
-fn open(node: &Node, claim: &dra::Claim) -> anyhow::Result<Share> {
+pub(crate) fn open(node: &Node, claim: &dra::Claim) -> anyhow::Result<Share> {
     let (paths, inside) = (node.share(claim, 0), node.at(&format!("inside-{}", claim.name)));
     fs::create_dir(&inside)?;
     for (file, name) in [(paths.limits, "limits"), (paths.usage, "usage"), (paths.bell, "bell")] {

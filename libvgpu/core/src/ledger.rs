@@ -18,13 +18,16 @@
 //! ends with it. Processes never wait for each other. The owner of a slot may do step 4 by a plain store, because a
 //! helper can only ever write the same word.
 //!
+//! What lies in the host's memory has a ledger of its own, of the same slots and by the same steps: a share that may have
+//! memory there has two limits, and an allocation may lie in both.
+//!
 //! Sequence numbers have 22 bits: a helper that sleeps in step 2 while its victim makes exactly 4,194,304 changes and
 //! ends with the same charge would do it twice.
 
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, Ordering};
 use std::time::Duration;
 
-use crate::usage::{Region, UNIT};
+use crate::sync::{self, AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use crate::usage::{Region, Slot, UNIT};
 
 /// Bits of a sequence number.
 const SEQUENCE_BITS: u32 = 22;
@@ -81,9 +84,9 @@ fn units(bytes: u64) -> u64 {
     bytes.div_ceil(UNIT)
 }
 
-/// The ledger of one share, as one of its processes uses it.
+/// The ledger of one share, as one of its processes uses it: of what is on the GPU, or of what lies in the host's memory.
 #[derive(Debug)]
-pub struct Ledger<'a> {
+pub struct Ledger<'a, const HOST: bool = false> {
     region: &'a Region,
     slot: u32,
     own: Own,
@@ -126,9 +129,9 @@ impl Own {
         let mut turn = 0u32;
         while self.taken.swap(true, Ordering::Acquire) {
             match turn {
-                ..SPINS => std::hint::spin_loop(),
-                SPINS..YIELDS => std::thread::yield_now(),
-                _ => std::thread::sleep(SLEEP),
+                ..SPINS => sync::spin_loop(),
+                SPINS..YIELDS => sync::yield_now(),
+                _ => sync::sleep(SLEEP),
             }
             turn = turn.saturating_add(1);
         }
@@ -153,21 +156,92 @@ impl<'a> Ledger<'a> {
         // Many that start at once begin at different slots.
         let first = pid.checked_rem(slots)?;
         let slot = (first..slots).chain(0..first).find(|slot| locks.try_hold(*slot))?;
-        let ledger = Self::of(region, slot);
-        ledger.clear();
+        let ledger = vacate(region, slot);
         region.slots.get(slot as usize)?.pid.store(pid, Ordering::Relaxed);
         Some(ledger)
     }
 
+    /// The same slot's of what lies in the host's memory. A process has it once.
+    pub fn on_host(&self) -> Ledger<'a, true> {
+        Ledger::of(self.region, self.slot)
+    }
+
+    /// Gives back what dead processes left. True if there was something.
+    pub fn reap(&self, locks: &dyn SlotLocks) -> bool {
+        let mut found = false;
+        let last = [&self.region.memory.0.ledger, &self.region.memory.0.host].map(|at| word(at).slot);
+        for (index, slot) in (0u32..).zip(&self.region.slots) {
+            let charged = [&slot.charge, &slot.host_charge].iter().any(|at| charge(at).0 != 0)
+                || slot.pid.load(Ordering::Relaxed) != 0
+                || last.contains(&index);
+            if index != self.slot && charged && locks.try_hold(index) {
+                vacate(self.region, index);
+                locks.release(index);
+                found = true;
+            }
+        }
+        found
+    }
+
+    /// Says how many of the bytes charged are for what the driver keeps for the process.
+    pub fn say_overhead(&self, bytes: u64) {
+        if let Some(slot) = self.region.slots.get(self.slot as usize) {
+            slot.overhead.store(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts an allocation that was refused.
+    pub fn refuse(&self) {
+        self.region.memory.0.refused.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn word(at: &AtomicU64) -> Word {
+    Word::of(at.load(Ordering::Acquire))
+}
+
+fn charge(at: &AtomicU64) -> (i64, u32) {
+    unpack(at.load(Ordering::Acquire))
+}
+
+/// Empties a slot, in both ledgers. The caller holds its lock.
+fn vacate(region: &Region, index: u32) -> Ledger<'_> {
+    let ledger = Ledger::of(region, index);
+    if let Some(slot) = region.slots.get(index as usize) {
+        slot.pid.store(0, Ordering::Relaxed);
+        region.compute.forget(index);
+        slot.overhead.store(0, Ordering::Relaxed);
+        ledger.on_host().clear();
+        ledger.clear();
+    }
+    ledger
+}
+
+impl<'a, const HOST: bool> Ledger<'a, HOST> {
     /// The caller holds the slot's lock.
     fn of(region: &'a Region, slot: u32) -> Self {
         let ledger = Self { region, slot, own: Own::default() };
         ledger.help();
         if let Some(record) = region.slots.get(slot as usize) {
-            let (units, sequence) = unpack(record.charge.load(Ordering::Acquire));
+            let (units, sequence) = charge(Self::charge_of(record));
             ledger.own.set(units, sequence);
         }
         ledger
+    }
+
+    #[inline]
+    fn at(&self) -> &'a AtomicU64 {
+        if HOST { &self.region.memory.0.host } else { &self.region.memory.0.ledger }
+    }
+
+    #[inline]
+    fn charge_of(slot: &Slot) -> &AtomicU64 {
+        if HOST { &slot.host_charge } else { &slot.charge }
+    }
+
+    #[inline]
+    fn intent_of(slot: &Slot) -> &AtomicU64 {
+        if HOST { &slot.host_intent } else { &slot.intent }
     }
 
     /// Bytes charged to all processes, dead ones that were not found yet included.
@@ -204,27 +278,6 @@ impl<'a> Ledger<'a> {
         self.change(i64::try_from(units(bytes)).unwrap_or(i64::MAX).saturating_neg(), u64::MAX);
     }
 
-    /// Counts an allocation that was refused.
-    pub fn refuse(&self) {
-        self.region.memory.0.refused.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Gives back what dead processes left. True if there was something.
-    pub fn reap(&self, locks: &dyn SlotLocks) -> bool {
-        let mut found = false;
-        for (index, slot) in (0u32..).zip(&self.region.slots) {
-            let charged = unpack(slot.charge.load(Ordering::Acquire)).0 != 0
-                || slot.pid.load(Ordering::Relaxed) != 0
-                || self.word().slot == index;
-            if index != self.slot && charged && locks.try_hold(index) {
-                Self::of(self.region, index).clear();
-                locks.release(index);
-                found = true;
-            }
-        }
-        found
-    }
-
     /// Whether anything is charged to others: only then can there be something to give back.
     #[inline]
     pub fn others_hold(&self) -> bool {
@@ -236,11 +289,8 @@ impl<'a> Ledger<'a> {
         self.slot
     }
 
-    /// Empties the slot. The caller holds its lock.
+    /// Gives back all the slot is charged. The caller holds its lock.
     fn clear(&self) {
-        let Some(slot) = self.region.slots.get(self.slot as usize) else { return };
-        slot.pid.store(0, Ordering::Relaxed);
-        self.region.compute.forget(self.slot);
         let charged = self.own.units();
         if charged != 0 {
             self.change(charged.saturating_neg(), u64::MAX);
@@ -254,7 +304,7 @@ impl<'a> Ledger<'a> {
 
     #[inline]
     fn word(&self) -> Word {
-        Word::of(self.region.memory.0.ledger.load(Ordering::Acquire))
+        word(self.at())
     }
 
     /// Brings the last change of the ledger into the charge of the slot that made it.
@@ -262,14 +312,19 @@ impl<'a> Ledger<'a> {
     fn help(&self) -> Word {
         let word = self.word();
         if let Some(slot) = self.region.slots.get(word.slot as usize) {
-            let charge = slot.charge.load(Ordering::Acquire);
+            let charge = Self::charge_of(slot).load(Ordering::Acquire);
             let (value, done) = unpack(charge);
             if following(done) == word.sequence {
-                let (delta, intended) = unpack(slot.intent.load(Ordering::Acquire));
+                let (delta, intended) = unpack(Self::intent_of(slot).load(Ordering::Acquire));
                 if intended == word.sequence {
                     let next = pack(value.saturating_add(delta), intended);
                     // Failing means somebody else just did it.
-                    let _ = slot.charge.compare_exchange(charge, next, Ordering::AcqRel, Ordering::Relaxed);
+                    let _ = Self::charge_of(slot).compare_exchange(
+                        charge,
+                        next,
+                        Ordering::AcqRel,
+                        Ordering::Relaxed,
+                    );
                 }
             }
         }
@@ -282,7 +337,7 @@ impl<'a> Ledger<'a> {
         let changing = self.own.change();
         let own = changing.0;
         let sequence = following(own.sequence.load(Ordering::Relaxed));
-        slot.intent.store(pack(delta, sequence), Ordering::Release);
+        Self::intent_of(slot).store(pack(delta, sequence), Ordering::Release);
         loop {
             let mut word = self.word();
             // What this slot changed last it has stored itself.
@@ -297,16 +352,12 @@ impl<'a> Ledger<'a> {
                 return false;
             }
             let next = Word { units: sum, slot: self.slot, sequence };
-            let swapped = self.region.memory.0.ledger.compare_exchange(
-                word.raw(),
-                next.raw(),
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            );
+            let swapped =
+                self.at().compare_exchange(word.raw(), next.raw(), Ordering::AcqRel, Ordering::Relaxed);
             if swapped.is_ok() {
                 let units = own.units().saturating_add(delta);
                 own.set(units, sequence);
-                slot.charge.store(pack(units, sequence), Ordering::Release);
+                Self::charge_of(slot).store(pack(units, sequence), Ordering::Release);
                 return true;
             }
         }

@@ -12,5 +12,6 @@ pub mod compute;
 pub mod ledger;
 pub mod limits;
 pub mod pointers;
+pub mod sync;
 pub mod usage;
 pub mod virtual_memory;

@@ -12,7 +12,8 @@
 //! | 32 | 8 | overhead in bytes: what the driver keeps for a process with a context (context, code, local memory) |
 //! | 40 | 4 | enforcement: 0 Hard, 1 Elastic, 2 None |
 //! | 44 | 4 | priority: 0 Normal, 1 High, 2 Low |
-//! | 48 | 16 | zero |
+//! | 48 | 8 | resident in bytes: how much of the memory is on the GPU at once; 0: all of it |
+//! | 56 | 8 | zero |
 //! | 64 | 280 | turns: see [`crate::compute::words::Lease`] |
 //!
 //! Little endian. The rest is zero. Enforcement and priority of any other value mean 0.
@@ -24,10 +25,10 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::compute::words::Lease;
 use crate::compute::{Enforcement, Priority, Terms};
+use crate::sync::{self, AtomicU32, AtomicU64, Ordering};
 
 /// `vgpulim1`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"vgpulim1");
@@ -51,9 +52,29 @@ pub struct Limits {
     pub enforcement: Enforcement,
     /// Who goes first.
     pub priority: Priority,
+    /// Bytes of `memory` that are on the GPU at once. The rest may lie in the host's memory, as far as it can. 0: none may.
+    pub resident: u64,
 }
 
 impl Limits {
+    /// Bytes the share may have on the GPU.
+    #[inline]
+    pub fn on_gpu(&self) -> u64 {
+        if self.resident == 0 { self.memory } else { self.resident.min(self.memory) }
+    }
+
+    /// Bytes it may have in the host's memory beside them.
+    #[inline]
+    pub fn on_host(&self) -> u64 {
+        self.memory.saturating_sub(self.on_gpu())
+    }
+
+    /// Whether what can be is allocated so that the driver may move it to the host and back.
+    #[inline]
+    pub fn is_movable(&self) -> bool {
+        self.resident != 0
+    }
+
     /// What the compute controller goes by.
     pub fn terms(&self) -> Terms {
         Terms { cores: self.cores.min(100), enforcement: self.enforcement, priority: self.priority }
@@ -65,11 +86,14 @@ impl Limits {
             return self;
         }
         let cores = if self.terms().is_capped() { self.cores } else { 0 };
-        Self { cores, enforcement: Enforcement::Hard, priority: Priority::Normal, ..self }
+        // Programs that know no more would take the whole of it from the GPU.
+        let memory = self.on_gpu();
+        let (enforcement, priority) = (Enforcement::Hard, Priority::Normal);
+        Self { memory, cores, enforcement, priority, resident: 0, ..self }
     }
 
     /// Offset and bytes of each field.
-    fn fields(&self) -> [(usize, [u8; 8], usize); 5] {
+    fn fields(&self) -> [(usize, [u8; 8], usize); 6] {
         let word = |value: u32| u64::from(value).to_le_bytes();
         [
             (20, word(self.cores), 4),
@@ -77,6 +101,7 @@ impl Limits {
             (32, self.overhead.to_le_bytes(), 8),
             (40, word(enforcement_code(self.enforcement)), 4),
             (44, word(priority_code(self.priority)), 4),
+            (48, self.resident.to_le_bytes(), 8),
         ]
     }
 }
@@ -147,7 +172,8 @@ pub struct Region {
     overhead: AtomicU64,
     enforcement: AtomicU32,
     priority: AtomicU32,
-    reserved: [AtomicU64; 2],
+    resident: AtomicU64,
+    reserved: AtomicU64,
     /// Whose turn it is. All zero in files of version 1, which makes every turn open.
     pub lease: Lease,
 }
@@ -209,6 +235,7 @@ pub fn decode(bytes: &[u8]) -> Result<Limits, LimitsError> {
         overhead,
         enforcement: enforcement(word(40).unwrap_or(0)),
         priority: priority(word(44).unwrap_or(0)),
+        resident: long(48).unwrap_or(0),
     })
 }
 
@@ -243,13 +270,31 @@ impl Region {
         for _ in 0..1000 {
             let before = self.sequence.load(Ordering::Acquire);
             let found = self.fields();
-            std::sync::atomic::fence(Ordering::Acquire);
+            sync::fence(Ordering::Acquire);
             if before & 1 == 0 && self.sequence.load(Ordering::Relaxed) == before {
                 return found;
             }
-            std::hint::spin_loop();
+            sync::spin_loop();
         }
         self.fields()
+    }
+
+    /// Of one moment what an allocation asks: [`Limits::on_gpu`] and [`Limits::overhead`].
+    #[inline]
+    pub fn read_memory(&self) -> (u64, u64) {
+        let before = self.sequence.load(Ordering::Acquire);
+        let limits = Limits {
+            memory: self.memory.load(Ordering::Relaxed),
+            overhead: self.overhead.load(Ordering::Relaxed),
+            resident: self.resident.load(Ordering::Relaxed),
+            ..Limits::default()
+        };
+        sync::fence(Ordering::Acquire);
+        if before & 1 == 0 && self.sequence.load(Ordering::Relaxed) == before {
+            return (limits.on_gpu(), limits.overhead);
+        }
+        let limits = self.read();
+        (limits.on_gpu(), limits.overhead)
     }
 
     #[inline]
@@ -260,6 +305,7 @@ impl Region {
             overhead: self.overhead.load(Ordering::Relaxed),
             enforcement: enforcement(self.enforcement.load(Ordering::Relaxed)),
             priority: priority(self.priority.load(Ordering::Relaxed)),
+            resident: self.resident.load(Ordering::Relaxed),
         }
     }
 }
@@ -276,6 +322,7 @@ mod tests {
         overhead: 300 << 20,
         enforcement: Enforcement::Elastic,
         priority: Priority::Low,
+        resident: 2 << 30,
     };
 
     /// A file of version 1 as that version wrote it.
@@ -303,7 +350,7 @@ mod tests {
         assert_eq!((offset_of!(Region, sequence), offset_of!(Region, cores)), (16, 20));
         assert_eq!((offset_of!(Region, memory), offset_of!(Region, overhead)), (24, 32));
         assert_eq!((offset_of!(Region, enforcement), offset_of!(Region, priority)), (40, 44));
-        assert_eq!((offset_of!(Region, reserved), offset_of!(Region, lease)), (48, 64));
+        assert_eq!((offset_of!(Region, resident), offset_of!(Region, lease)), (48, 64));
         assert_eq!((size_of::<Lease>(), size_of::<Region>()), (280, 344));
     }
 
@@ -325,7 +372,34 @@ mod tests {
         assert_eq!(&bytes[..8], b"vgpulim1");
         assert_eq!((bytes[8], bytes[12], bytes[13], bytes[20]), (2, 0, 16, 30));
         assert_eq!((bytes[40], bytes[44]), (1, 2));
-        assert!(bytes[48..].iter().all(|b| *b == 0));
+        assert_eq!(bytes[48..56], (2u64 << 30).to_le_bytes());
+        assert!(bytes[56..].iter().all(|b| *b == 0));
+    }
+
+    #[test]
+    fn an_allocation_is_told_what_all_the_limits_say() {
+        for resident in [0, 2 << 30] {
+            let limits = Limits { resident, ..ALL };
+            let region = Region::default();
+            region.memory.store(limits.memory, Ordering::Relaxed);
+            region.overhead.store(limits.overhead, Ordering::Relaxed);
+            region.resident.store(limits.resident, Ordering::Relaxed);
+            assert_eq!(region.read_memory(), (limits.on_gpu(), limits.overhead));
+            // A writer that died in the middle.
+            region.sequence.store(1, Ordering::Relaxed);
+            assert_eq!(region.read_memory(), (limits.on_gpu(), limits.overhead));
+        }
+    }
+
+    #[test]
+    fn what_is_not_on_the_gpu_may_be_on_the_host() {
+        let of = |resident| Limits { memory: 300, resident, ..Limits::default() };
+        assert_eq!(
+            [0, 100, 300, 900].map(|r| (of(r).on_gpu(), of(r).on_host())),
+            [(300, 0), (100, 200), (300, 0), (300, 0)]
+        );
+        assert_eq!([0, 100, 300].map(|r| of(r).is_movable()), [false, true, true]);
+        assert_eq!(of(100).in_version(OLDEST).memory, 100);
     }
 
     #[test]

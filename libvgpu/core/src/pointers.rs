@@ -116,10 +116,15 @@ pub struct Pointers {
     others: HashMap<u64, Allocation>,
 }
 
-/// Addresses differ in their middle bits: one multiplication spreads them. The upper bits are the better ones.
+/// Bits of an address within a block of the driver's, which it fills with small allocations one behind another.
+const BLOCK: u32 = 21;
+/// Bits in which no two addresses differ.
+const ALIGNED: u32 = 8;
+
+/// One multiplication spreads blocks. The upper bits are the better ones.
 #[inline]
 pub fn spread(address: u64) -> u64 {
-    (address >> 8).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    (address >> BLOCK).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 impl Pointers {
@@ -205,11 +210,13 @@ impl Pointers {
         self.places.len().wrapping_sub(1)
     }
 
-    /// Where an address belongs.
+    /// Where an address belongs: those of a block in their order, so that who allocates one after another finds the next
+    /// place where the last one was. Handles that are no addresses differ in their lowest bits.
     #[inline]
     fn home(&self, address: u64) -> usize {
+        let low = (address & ((1 << ALIGNED) - 1)).wrapping_mul(37);
         // The uppermost bits tell tables apart.
-        (spread(address) >> 24) as usize & self.mask()
+        (address >> ALIGNED).wrapping_add(low).wrapping_add(spread(address) >> 24) as usize & self.mask()
     }
 
     #[inline]

@@ -7,8 +7,9 @@
 //! | 12 | 4 | size of the file |
 //! | 64 | 8 | memory ledger, see [`crate::ledger`]: units charged (bits 63..32), slot (31..22), sequence (21..0) |
 //! | 72 | 8 | allocations refused because the limit was reached |
+//! | 80 | 8 | ledger of what lies in the host's memory, laid out as the one at 64 |
 //! | 128 | 4416 | compute: see [`crate::compute::words::Tenant`] |
-//! | 4544 | 64 each | [`SLOTS`] process slots: intent (8), charge (8), process id (4), 44 of zero |
+//! | 4544 | 64 each | [`SLOTS`] process slots: intent (8), charge (8), process id (4), 4 of zero, intent and charge of the host's ledger (8 each), bytes of the charge that are the driver's own (8), 16 of zero |
 //!
 //! Intent and charge are a signed count of units (bits 63..22) and a sequence number (21..0). A unit is [`UNIT`] bytes.
 //! Little endian; bytes not named are zero. Memory in use past the limit (it was lowered) is the sum being larger than
@@ -18,16 +19,16 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::compute::words::{CHARGED, Tenant};
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 /// `vgpuuse1`.
 pub const MAGIC: u64 = u64::from_le_bytes(*b"vgpuuse1");
 /// Of this layout.
 pub const VERSION: u32 = 2;
 /// Processes of a share at once.
-pub const SLOTS: usize = crate::compute::words::SLOTS;
+pub const SLOTS: usize = if cfg!(feature = "interleavings") { 4 } else { crate::compute::words::SLOTS };
 /// Bytes of the file.
 pub const SIZE: usize = std::mem::size_of::<Region>();
 /// Lock bytes lie past the data, where nothing is stored.
@@ -50,6 +51,13 @@ pub struct Slot {
     pub charge: AtomicU64,
     /// Its id in its own pid namespace.
     pub pid: AtomicU32,
+    pad: AtomicU32,
+    /// As `intent`, of what lies in the host's memory.
+    pub host_intent: AtomicU64,
+    /// As `charge`, of what lies in the host's memory.
+    pub host_charge: AtomicU64,
+    /// Bytes of `charge` for what the driver keeps for the process, as `limits` told it.
+    pub overhead: AtomicU64,
 }
 
 /// Memory words of a share.
@@ -60,6 +68,8 @@ pub struct Memory {
     pub ledger: AtomicU64,
     /// Allocations refused.
     pub refused: AtomicU64,
+    /// As `ledger`, of what lies in the host's memory.
+    pub host: AtomicU64,
 }
 
 /// Head of the file.
@@ -160,6 +170,10 @@ pub struct Process {
     pub pid: u32,
     /// Bytes charged to it.
     pub memory: u64,
+    /// Of them those that lie in the host's memory.
+    pub on_host: u64,
+    /// Of them those that count for what the driver keeps.
+    pub overhead: u64,
 }
 
 /// What a share uses.
@@ -195,10 +209,13 @@ pub fn read(file: &File, is_held: &dyn Fn(&File, u32) -> io::Result<bool>) -> Re
     let mut usage = Usage { refused: long(72), gpu_nanos: charged, ..Usage::default() };
     for slot in 0..SLOTS as u32 {
         let at = std::mem::offset_of!(Region, slots) + slot as usize * size_of::<Slot>();
-        let (memory, pid) = (crate::ledger::charge_bytes(long(at + 8)), word(at + 16));
+        let (on_gpu, pid) = (crate::ledger::charge_bytes(long(at + 8)), word(at + 16));
+        let on_host = crate::ledger::charge_bytes(long(at + 32));
+        let memory = on_gpu.saturating_add(on_host);
+        let overhead = long(at + 40);
         if pid != 0 && is_held(file, slot).map_err(UsageError::Io)? {
             usage.memory = usage.memory.saturating_add(memory);
-            usage.processes.push(Process { slot, pid, memory });
+            usage.processes.push(Process { slot, pid, memory, on_host, overhead });
         }
     }
     Ok(usage)
@@ -215,7 +232,10 @@ mod tests {
         assert_eq!((offset_of!(Region, memory), offset_of!(Region, compute)), (64, 128));
         assert_eq!((offset_of!(Region, slots), size_of::<Slot>()), (4544, 64));
         assert_eq!((offset_of!(Slot, charge), offset_of!(Slot, pid)), (8, 16));
-        assert_eq!((offset_of!(Memory, ledger), offset_of!(Memory, refused)), (0, 8));
+        assert_eq!((offset_of!(Slot, host_intent), offset_of!(Slot, host_charge)), (24, 32));
+        assert_eq!(offset_of!(Slot, overhead), 40);
+        let memory = (offset_of!(Memory, ledger), offset_of!(Memory, refused), offset_of!(Memory, host));
+        assert_eq!(memory, (0, 8, 16));
         assert_eq!(SIZE, 4544 + 64 * SLOTS);
     }
 
@@ -227,13 +247,16 @@ mod tests {
             let at = 4544 + slot * 64;
             bytes[at + 8..at + 16].copy_from_slice(&(units << 22).to_le_bytes());
             bytes[at + 16] = 42;
+            bytes[at + 32..at + 40].copy_from_slice(&((units / 2) << 22).to_le_bytes());
+            bytes[at + 40..at + 48].copy_from_slice(&UNIT.to_le_bytes());
         }
         bytes[128 + 24..128 + 32].copy_from_slice(&7_000u64.to_le_bytes());
         let path = std::env::temp_dir().join(format!("vgpu-usage-{}", std::process::id()));
         File::create(&path).unwrap().write_all(&bytes).unwrap();
         let usage = read(&File::open(&path).unwrap(), &|_, slot| Ok(slot == 1)).unwrap();
         std::fs::remove_file(&path).unwrap();
-        assert_eq!((usage.memory, usage.gpu_nanos), (6 * UNIT, 7_000));
-        assert_eq!(usage.processes, [Process { slot: 1, pid: 42, memory: 6 * UNIT }]);
+        assert_eq!((usage.memory, usage.gpu_nanos), (9 * UNIT, 7_000));
+        let process = Process { slot: 1, pid: 42, memory: 9 * UNIT, on_host: 3 * UNIT, overhead: UNIT };
+        assert_eq!(usage.processes, [process]);
     }
 }

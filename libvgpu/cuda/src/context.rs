@@ -59,6 +59,14 @@ impl Device {
         } else {
             self.give_back(&known.parts.take(charged.saturating_sub(wanted)));
         }
+        self.say_overhead(&known);
+    }
+
+    /// Tells the node what is charged for the driver: the rest of the charge is what the program asked for.
+    fn say_overhead(&self, known: &Known) {
+        if let Some(share) = self.shares.first() {
+            share.ledger.say_overhead(known.parts.bytes());
+        }
     }
 }
 
@@ -85,6 +93,7 @@ pub(crate) fn create(ordinal: i32, call: impl FnOnce() -> Result<usize, Code>) -
     known.parts.merge(&charge.keep());
     known.enter(context);
     device.overhead.settled.store(wanted, Ordering::Relaxed);
+    device.say_overhead(&known);
     Ok(context)
 }
 
@@ -116,6 +125,7 @@ fn end(context: usize) {
         if before > 0 && known.live.is_empty() {
             device.overhead.settled.store(0, Ordering::Relaxed);
             device.give_back(&std::mem::take(&mut known.parts));
+            device.say_overhead(&known);
         }
     }
 }

@@ -6,7 +6,7 @@
 //! nothing and ends nothing; its one thread begins with the first launch that is metered.
 //!
 //! [`hook`] holds the exported functions, each a thin shell over an operation: [`memory`], [`virtual_memory`], [`pool`]
-//! and [`graph`] charge, [`context`] charges and ends, [`report`] reports, [`launch`] holds back, by [`credit`],
+//! and [`graph`] charge, [`movable`] what may lie in the host's memory, [`context`] charges and ends, [`report`] reports, [`launch`] holds back, by [`credit`],
 //! [`metering`], [`poller`] and [`lease`]. [`mod@table`] says which names mean them, [`dispatch`] answers cuGetProcAddress by it. [`real`] are the
 //! driver's own functions, [`state`] is what this process knows of its shares.
 //!
@@ -35,6 +35,7 @@ mod launch;
 mod lease;
 mod memory;
 mod metering;
+mod movable;
 mod pointers;
 mod poller;
 mod pool;
@@ -54,6 +55,7 @@ pub(crate) const OUT_OF_MEMORY: Code = 2;
 pub(crate) const SHARED_OBJECT_INIT_FAILED: Code = 303;
 pub(crate) const OPERATING_SYSTEM: Code = 304;
 pub(crate) const NOT_READY: Code = 600;
+pub(crate) const NOT_SUPPORTED: Code = 801;
 
 /// A `CUresult` as a result.
 pub(crate) fn check(code: Code) -> Result<(), Code> {

@@ -4,7 +4,7 @@ use vgpu_core::pointers::{Allocation, Found, Parts};
 
 use crate::pointers::Known;
 use crate::state::{Device, state};
-use crate::{Code, OUT_OF_MEMORY, check, graph, pool};
+use crate::{Code, OUT_OF_MEMORY, check, graph, movable, pool};
 
 /// A charge that is given back unless it is kept.
 pub(crate) struct Charge<'a> {
@@ -50,7 +50,7 @@ impl Device {
         let mut parts = Parts::default();
         let mut left = bytes;
         for (index, share) in self.shares.iter().enumerate() {
-            let limit = share.limits.read().memory;
+            let limit = share.limits.read().on_gpu();
             let part = if share.ledger.reserve(left, limit) {
                 left
             } else {
@@ -68,10 +68,22 @@ impl Device {
 
     /// Gives back what was charged.
     pub(crate) fn give_back(&self, parts: &Parts) {
-        for (index, bytes) in parts.iter().filter(|part| part.1 > 0) {
-            if let Some(share) = self.shares.get(index) {
-                share.ledger.release(bytes);
-            }
+        parts.iter().for_each(|(place, bytes)| self.release(place, bytes));
+    }
+
+    /// The same of one part: a share's number, or one of [`movable::ON_HOST`] and above.
+    #[inline]
+    fn release(&self, place: usize, bytes: u64) {
+        match self.shares.get(place) {
+            Some(share) => share.ledger.release(bytes),
+            None => self.release_on_host(place, bytes),
+        }
+    }
+
+    #[cold]
+    fn release_on_host(&self, place: usize, bytes: u64) {
+        if let Some(share) = place.checked_sub(movable::ON_HOST).and_then(|index| self.shares.get(index)) {
+            share.on_host.release(bytes);
         }
     }
 
@@ -90,11 +102,20 @@ impl Device {
     /// # Errors
     /// `CUDA_ERROR_OUT_OF_MEMORY`.
     pub(crate) fn charge(&self, ordinal: i32, bytes: u64) -> Result<Charge<'_>, Code> {
-        let parts = self.reserve(bytes).or_else(|| {
+        self.charge_by(ordinal, || self.reserve(bytes))
+    }
+
+    /// The same by another way of reserving.
+    pub(crate) fn charge_by(
+        &self,
+        ordinal: i32,
+        reserve: impl Fn() -> Option<Parts>,
+    ) -> Result<Charge<'_>, Code> {
+        let parts = reserve().or_else(|| {
             pool::trim_all(ordinal);
             graph::trim(ordinal);
             self.reap();
-            self.reserve(bytes)
+            reserve()
         });
         match parts {
             Some(parts) => Ok(Charge { device: self, parts }),
@@ -153,9 +174,9 @@ pub(crate) fn alloc_plain(bytes: u64, call: impl FnOnce() -> Result<u64, Code>) 
     let state = state();
     let (device, ordinal, context) = state.current()?;
     if let [share] = device.shares.as_slice() {
-        let limits = share.limits.read();
-        device.settle_overhead_of(limits.overhead);
-        if share.ledger.reserve(bytes, limits.memory) {
+        let (on_gpu, overhead) = share.limits.read_memory();
+        device.settle_overhead_of(overhead);
+        if share.ledger.reserve(bytes, on_gpu) {
             return match call() {
                 Ok(address) => {
                     state.pointers.insert_usual(address, (context, ordinal), 0, bytes);
@@ -193,8 +214,8 @@ pub(crate) fn free(kind: &Known, address: u64, call: impl FnOnce() -> Code) -> R
     match (known, freed) {
         (None, _) => {}
         (Some(Found::Usual((_, ordinal), share, bytes)), Ok(())) => {
-            if let Some(share) = state().device(ordinal).ok().and_then(|device| device.shares.get(share)) {
-                share.ledger.release(bytes);
+            if let Ok(device) = state().device(ordinal) {
+                device.release(share, bytes);
             }
         }
         (Some(Found::Other(allocation)), Ok(())) => forget(&allocation),

@@ -69,6 +69,8 @@ crate::table::entry_points!(hooked);
 real! {
     "cuDriverGetVersion", driver_version(version: *mut i32);
     "cuDeviceGetUuid", device_uuid(uuid: *mut [u8; 16], device: i32);
+    "cuDeviceGetAttribute", device_attribute(answer: *mut i32, attribute: i32, device: i32);
+    "cuMemAdvise", advise(address: u64, bytes: usize, advice: i32, device: i32);
     "cuCtxGetCurrent", ctx_get_current(context: *mut usize);
     "cuCtxGetDevice", ctx_get_device(device: *mut i32);
     "cuDevicePrimaryCtxGetState", primary_state(device: i32, flags: *mut u32, active: *mut i32);

@@ -191,10 +191,15 @@ impl Device {
         (!self.shares.is_empty()).then_some(sum)
     }
 
-    /// Bytes charged to all its shares, after giving back what dead processes left.
+    /// Bytes all its shares may have on the GPU.
+    pub(crate) fn resident(&self) -> u64 {
+        self.shares.iter().map(|share| share.limits.read().on_gpu()).fold(0, u64::saturating_add)
+    }
+
+    /// Bytes of the GPU charged to all its shares, after giving back what dead processes left.
     pub(crate) fn used(&self) -> u64 {
         let of = |share: &Share| {
-            if share.ledger.others_hold() {
+            if share.ledger.others_hold() || share.on_host.others_hold() {
                 share.reap();
             }
             share.ledger.used()

@@ -54,6 +54,7 @@ macro_rules! entry_points {
             Meter "cuGraphLaunch" 10000 2147483647 true cuGraphLaunch_ptsz(a: usize, b: usize);
             Charge "cuGraphUpload" 11010 2147483647 false cuGraphUpload(a: usize, b: usize);
             Charge "cuGraphUpload" 11010 2147483647 true cuGraphUpload_ptsz(a: usize, b: usize);
+            Charge "cuIpcGetMemHandle" 4010 2147483647 false cuIpcGetMemHandle(a: *mut c_void, b: u64);
             Meter "cuLaunch" 2000 2147483647 false cuLaunch(a: usize);
             Meter "cuLaunchCooperativeKernel" 9000 2147483647 false cuLaunchCooperativeKernel(a: usize, b: u32, c: u32, d: u32, e: u32, f: u32, g: u32, h: u32, i: usize, j: *mut *mut c_void);
             Meter "cuLaunchCooperativeKernel" 9000 2147483647 true cuLaunchCooperativeKernel_ptsz(a: usize, b: u32, c: u32, d: u32, e: u32, f: u32, g: u32, h: u32, i: usize, j: *mut *mut c_void);

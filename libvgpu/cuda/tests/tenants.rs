@@ -12,12 +12,18 @@ mod cuda;
 mod families;
 #[path = "tenants/killed.rs"]
 mod killed;
+#[path = "tenants/movable.rs"]
+mod movable;
+#[path = "tenants/nvml.rs"]
+mod nvml;
+#[path = "tenants/program.rs"]
+mod program;
 #[path = "tenants/tenant.rs"]
 mod tenant;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, ExitCode};
+use std::process::{Child, ExitCode, Stdio};
 
 use anyhow::{Context, ensure};
 use vgpu_core::limits::{self, Limits};
@@ -25,7 +31,7 @@ use vgpu_share::Share;
 
 use bench::{Bench, MIB, Test, until};
 
-const TESTS: [(&str, Test); 13] = [
+const TESTS: [(&str, Test); 20] = [
     ("launches_in_streams_and_captures_work_as_ever_and_are_charged_what_they_took", capture::agree),
     ("threads_that_launch_side_by_side_are_charged_no_less_than_they_took", capture::threads_agree),
     ("every_family_of_memory_is_charged_what_the_driver_holds", families::agree),
@@ -33,10 +39,17 @@ const TESTS: [(&str, Test); 13] = [
     ("eight_processes_racing_never_pass_the_limit_and_leave_nothing", racing),
     ("closing_all_descriptors_loses_nothing", close_all),
     ("a_forked_child_does_not_keep_what_its_parent_had", forked),
-    ("a_program_that_was_started_does_not_keep_what_its_starter_had", spawned),
+    ("a_program_started_by_posix_spawn_does_not_keep_what_its_starter_had", spawned),
+    ("a_program_started_by_vfork_does_not_keep_what_its_starter_had", vforked),
     ("parent_and_child_of_a_fork_before_cuda_are_two_processes", forked_first),
     ("another_user_shares_the_limit", other_user),
     ("equal_pids_of_other_namespaces_are_two_processes", equal_pids),
+    ("a_process_with_the_pid_of_a_dead_one_is_another", same_pid),
+    ("memory_opened_by_another_process_is_its_owners_to_pay_for", movable::owner_pays),
+    ("what_may_lie_in_the_hosts_memory_never_takes_more_of_the_gpu_than_its_part", movable::oversubscribed),
+    ("memory_the_host_does_not_have_is_refused", movable::no_host_memory),
+    ("nvml_shows_the_shares_processes_and_how_busy_they_are_of_its_cap", nvml::shows_the_share),
+    ("random_programs_of_allocations_frees_forks_and_kills_leave_what_a_model_says", program::agree),
     ("a_limit_acts_at_once_when_it_is_changed", live_change),
     ("what_the_driver_keeps_for_a_context_is_charged_and_follows_its_figure", overhead),
 ];
@@ -67,12 +80,40 @@ impl Drop for Tenant {
     }
 }
 
+/// A tenant that listens and answers, line by line.
+struct Talking {
+    tenant: Tenant,
+    out: BufReader<std::process::ChildStdout>,
+}
+
+impl Talking {
+    /// What it says next.
+    fn line(&mut self) -> anyhow::Result<String> {
+        let mut line = String::new();
+        self.out.read_line(&mut line)?;
+        Ok(line.trim().to_owned())
+    }
+
+    fn say(&mut self, line: &str) -> anyhow::Result<()> {
+        Ok(writeln!(self.tenant.0.stdin.as_mut().context("its input is a pipe")?, "{line}")?)
+    }
+}
+
 impl Tenant {
     fn start(bench: &Bench, wrapper: &[&str], arguments: &[&str]) -> anyhow::Result<Self> {
         let own = std::env::current_exe()?;
         let arguments = [&["tenant"], arguments].concat();
         let child = bench.command(wrapper, &own, &arguments).spawn().context("cannot start unshare")?;
         Ok(Self(child))
+    }
+
+    /// One that listens and answers.
+    fn start_talking(bench: &Bench, arguments: &[&str]) -> anyhow::Result<Talking> {
+        let own = std::env::current_exe()?;
+        let mut command = bench.command(&[], &own, &[&["tenant"], arguments].concat());
+        let mut child = command.stdin(Stdio::piped()).stderr(Stdio::inherit()).spawn()?;
+        let out = BufReader::new(child.stdout.take().context("its output is a pipe")?);
+        Ok(Talking { tenant: Self(child), out })
     }
 
     /// Waits for its end; gives what it said.
@@ -182,6 +223,26 @@ fn spawned(bench: &Bench) -> anyhow::Result<()> {
     ends_with_its_owner(bench, "spawn")
 }
 
+fn vforked(bench: &Bench) -> anyhow::Result<()> {
+    ends_with_its_owner(bench, "vfork")
+}
+
+fn same_pid(bench: &Bench) -> anyhow::Result<()> {
+    let share = Share::open(&bench.share("s", 1000 * MIB, 0)?)?;
+    let wrapper = ["unshare", "--pid", "--fork", "--kill-child"];
+    let ids = || share.usage.slots.iter().map(|s| s.pid.load(std::sync::atomic::Ordering::Relaxed));
+    for mib in ["100", "200", "300"] {
+        let tenant = Tenant::start(bench, &wrapper, &["hold", mib])?.ready()?;
+        // The one before was killed, and nobody has looked since.
+        ensure!(share.ledger.used() == mib.parse::<u64>()? * MIB, "{} beside {mib} MiB", share.ledger.used());
+        ensure!(ids().filter(|pid| *pid == 1).count() == 1);
+        drop(tenant);
+        until("it is gone", || Ok(bench.held()? == 0))?;
+    }
+    ensure!(used(&share) == 0);
+    Ok(())
+}
+
 fn forked_first(bench: &Bench) -> anyhow::Result<()> {
     let share = Share::open(&bench.share("s", 1000 * MIB, 0)?)?;
     let mut tenant = Tenant::start(bench, &[], &["fork-first"])?.ready()?;
@@ -266,6 +327,9 @@ fn overhead(bench: &Bench) -> anyhow::Result<()> {
     set(60)?;
     let holder = Tenant::start(bench, &[], &["hold", "400"])?.ready()?;
     ensure!(used(&share) == 460 * MIB, "{}", used(&share));
+    let said =
+        share.usage.slots.iter().map(|s| s.overhead.load(std::sync::atomic::Ordering::Relaxed)).sum::<u64>();
+    ensure!(said == 60 * MIB, "{said} bytes are said to be the driver's");
     // A second context does not fit.
     let second = Tenant::start(bench, &[], &["hold", "1"])?.ready();
     ensure!(second.is_err_and(|e| e.to_string().contains("does not start: 2")));

@@ -17,12 +17,13 @@ use vgpu_core::limits::Limits;
 
 use bench::{Bench, MIB, Test};
 
-const TESTS: [(&str, Test); 9] = [
+const TESTS: [(&str, Test); 10] = [
     ("hard_shares_get_theirs_and_no_more_beside_each_other", hard),
     ("who_waits_for_each_kernel_gets_its_part_beside_one_that_never_waits", waiting),
     ("an_elastic_share_has_the_gpu_to_itself_until_the_other_comes_back", elastic),
     ("a_share_with_nothing_booked_lives_on_what_is_left", best_effort),
     ("a_high_share_goes_first", high),
+    ("requests_of_a_high_share_take_hardly_longer_beside_a_low_one", requests),
     ("a_killed_holder_or_waiter_leaves_the_gpu_to_the_other", killed_tenant),
     ("without_its_arbiter_caps_hold_and_a_new_one_takes_up_the_turns", killed_arbiter),
     ("a_share_with_files_of_the_oldest_version_runs_under_its_cap_beside_others", oldest),
@@ -81,6 +82,8 @@ struct Scene {
     percents: Vec<Option<f64>>,
     /// Kernels that ended.
     kernels: Vec<u64>,
+    /// Nanoseconds that 99 of 100 requests stayed within, of tenants that have requests.
+    p99: Vec<Option<u64>>,
     notes: Vec<Note>,
 }
 
@@ -153,9 +156,10 @@ fn play_on(
     let pids: Vec<u32> = running.iter().map(|tenant| tenant.0.id()).collect();
     let mut scene = Scene::default();
     for mut tenant in running {
-        let (percent, kernels) = end(&mut tenant)?;
+        let (percent, kernels, p99) = end(&mut tenant)?;
         scene.percents.push(percent);
         scene.kernels.push(kernels);
+        scene.p99.push(p99);
     }
     for (child, out) in listening {
         scene.arbiters_cpu += cpu(&child);
@@ -174,19 +178,19 @@ fn cpu(process: &Running) -> f64 {
     ticks as f64 / unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64
 }
 
-/// Waits for a tenant's end; gives its percentage and kernels.
-fn end(tenant: &mut Running) -> anyhow::Result<(Option<f64>, u64)> {
+/// Waits for a tenant's end; gives its percentage, kernels and how long its requests took.
+fn end(tenant: &mut Running) -> anyhow::Result<(Option<f64>, u64, Option<u64>)> {
     let out = std::io::read_to_string(tenant.0.stdout.take().context("its output is a pipe")?)?;
     let error = std::io::read_to_string(tenant.0.stderr.take().context("its errors are a pipe")?)?;
     let status = tenant.0.wait()?;
     if std::os::unix::process::ExitStatusExt::signal(&status) == Some(libc::SIGKILL) {
-        return Ok((None, 0));
+        return Ok((None, 0, None));
     }
     ensure!(status.success(), "{status}: {out} {error}");
     let result: Value = serde_json::from_str(out.trim()).context("a result")?;
     let number = |key: &str| result[key].as_u64().with_context(|| format!("{key} of {result}"));
     let percent = number("gpuNanos")? as f64 * 100.0 / number("elapsedGpuNanos")? as f64;
-    Ok((Some(percent), number("kernels")?))
+    Ok((Some(percent), number("kernels")?, result["p99Nanos"].as_u64()))
 }
 
 fn notes(out: BufReader<ChildStdout>, pids: &[u32]) -> anyhow::Result<Vec<Note>> {
@@ -290,6 +294,32 @@ fn high(_: &Bench) -> anyhow::Result<()> {
     println!("  kernels waited for: {alone} alone, {equal} beside an equal, {high} beside a lower one");
     ensure!(high as f64 >= 0.9 * alone as f64, "{high} of {alone} kernels");
     ensure!((equal as f64) < 0.65 * alone as f64, "{equal} of {alone} kernels beside an equal");
+    Ok(())
+}
+
+fn requests(_: &Bench) -> anyhow::Result<()> {
+    // No whole number of the other's kernels, so that they come at every moment of its turns.
+    let program = spin!("5000", "3", "--every-micros", "20370");
+    let requests = |priority| Tenant { limits: with(50, Enforcement::Elastic, priority), program };
+    let p99 = |scene: Scene| scene.p99.first().copied().flatten().context("requests");
+    let alone = p99(play(&[requests(Priority::High)], &[&[]])?)?;
+    let beside = |priority, other| -> anyhow::Result<(u64, f64)> {
+        let low = Tenant { limits: with(50, Enforcement::Elastic, other), program: spin!("100", "3") };
+        let scene = play(&[requests(priority), low], &[&[]])?;
+        let percent = scene.percent(1)?;
+        Ok((p99(scene)?, percent))
+    };
+    let (high, kept) = beside(Priority::High, Priority::Low)?;
+    let (equal, _) = beside(Priority::Normal, Priority::Normal)?;
+    let ms = |nanos: u64| nanos as f64 / 1e6;
+    println!(
+        "  p99 of requests of 5 ms: {:.2} ms alone, {:.2} ms beside a lower one, which keeps {kept:.1} %, {:.2} ms beside an equal",
+        ms(alone),
+        ms(high),
+        ms(equal)
+    );
+    ensure!(high <= alone + 2_000_000, "{high} ns beside a lower one, {alone} alone");
+    ensure!(kept >= 60.0, "the lower one keeps {kept:.1} %");
     Ok(())
 }
 

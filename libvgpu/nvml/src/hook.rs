@@ -1,5 +1,7 @@
 //! The exported functions.
 
+use std::ffi::c_void;
+
 use crate::share::{View, view};
 use crate::{INSUFFICIENT_SIZE, INVALID_ARGUMENT, Return, SUCCESS, real};
 
@@ -25,7 +27,7 @@ pub struct MemoryV2 {
 
 /// `nvmlProcessInfo_v1_t`.
 #[repr(C)]
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct ProcessInfoV1 {
     pid: u32,
     memory: u64,
@@ -33,7 +35,7 @@ pub struct ProcessInfoV1 {
 
 /// `nvmlProcessInfo_v2_t`, which the third version shares.
 #[repr(C)]
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct ProcessInfo {
     pid: u32,
     memory: u64,
@@ -150,4 +152,75 @@ pub unsafe extern "C" fn nvmlDeviceGetComputeRunningProcesses(
 
 fn with_instances(pid: u32, memory: u64) -> ProcessInfo {
     ProcessInfo { pid, memory, gpu_instance: NO_INSTANCE, compute_instance: NO_INSTANCE }
+}
+
+/// Most processes of a GPU that are looked at.
+const MOST: usize = 4096;
+
+/// Of a list of NVML's, the entries of the share's processes.
+///
+/// # Safety
+/// `count` is null or valid, `infos` null or valid for `*count` entries; `ask` is NVML's function for such entries.
+unsafe fn own<T: Copy + Default>(
+    device: usize,
+    count: *mut u32,
+    infos: *mut T,
+    ask: unsafe fn(usize, *mut u32, *mut c_void) -> Return,
+    pid: impl Fn(&T) -> u32,
+) -> Return {
+    let view = match view(device) {
+        Ok(Some(view)) => view,
+        // SAFETY: the caller's arguments, unchanged.
+        Ok(None) => return unsafe { ask(device, count, infos.cast()) },
+        Err(code) => return code,
+    };
+    if count.is_null() {
+        return INVALID_ARGUMENT;
+    }
+    let mut all = vec![T::default(); 64];
+    loop {
+        let mut found = u32::try_from(all.len()).unwrap_or(u32::MAX);
+        // SAFETY: room for so many entries.
+        match unsafe { ask(device, &raw mut found, all.as_mut_ptr().cast()) } {
+            SUCCESS => {
+                all.truncate(found as usize);
+                break;
+            }
+            INSUFFICIENT_SIZE if all.len() < MOST => all.resize(MOST, T::default()),
+            code => return code,
+        }
+    }
+    all.retain(|info| view.processes.iter().any(|process| process.pid == pid(info)));
+    let found = u32::try_from(all.len()).unwrap_or(u32::MAX);
+    // SAFETY: not null, so valid.
+    let room = unsafe { count.replace(found) };
+    if found == 0 {
+        return SUCCESS;
+    }
+    if room < found || infos.is_null() {
+        return INSUFFICIENT_SIZE;
+    }
+    // SAFETY: the caller gives `room` entries, and there are not more than that.
+    unsafe { infos.copy_from_nonoverlapping(all.as_ptr(), all.len()) };
+    SUCCESS
+}
+
+/// Which of the share's processes draw, or are clients of an MPS server, only NVML knows.
+macro_rules! own_lists {
+    ($($name:ident $real:ident $info:ident;)*) => {$(
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C" fn $name(device: usize, count: *mut u32, infos: *mut $info) -> Return {
+            // SAFETY: the caller's pointers, passed on.
+            unsafe { own(device, count, infos, real::$real, |info: &$info| info.pid) }
+        }
+    )*};
+}
+
+own_lists! {
+    nvmlDeviceGetGraphicsRunningProcesses graphics ProcessInfoV1;
+    nvmlDeviceGetGraphicsRunningProcesses_v2 graphics_v2 ProcessInfo;
+    nvmlDeviceGetGraphicsRunningProcesses_v3 graphics_v3 ProcessInfo;
+    nvmlDeviceGetMPSComputeRunningProcesses mps ProcessInfoV1;
+    nvmlDeviceGetMPSComputeRunningProcesses_v2 mps_v2 ProcessInfo;
+    nvmlDeviceGetMPSComputeRunningProcesses_v3 mps_v3 ProcessInfo;
 }

@@ -1,5 +1,5 @@
-//! The limiter's libnvidia-ml.so.1: memory and processes of a GPU as the share has them, everything else the real
-//! library's.
+//! The limiter's libnvidia-ml.so.1: memory, processes and utilisation of a GPU as the share has them, everything else the
+//! real library's.
 //!
 //! It needs the real library under another name (`libnvidia-ml-real.so`), through which a program finds every function
 //! that is not defined here. It opens the share's files for reading only, each time it is asked. A share whose files
@@ -16,11 +16,13 @@
 mod hook;
 mod real;
 mod share;
+mod utilization;
 
 /// `nvmlReturn_t`.
 pub(crate) type Return = u32;
 pub(crate) const SUCCESS: Return = 0;
 pub(crate) const INVALID_ARGUMENT: Return = 2;
+pub(crate) const NOT_FOUND: Return = 6;
 pub(crate) const INSUFFICIENT_SIZE: Return = 7;
 pub(crate) const LIBRARY_NOT_FOUND: Return = 12;
 pub(crate) const UNKNOWN: Return = 999;

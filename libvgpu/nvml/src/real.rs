@@ -56,4 +56,12 @@ real! {
     c"nvmlDeviceGetComputeRunningProcesses" processes(device: usize, count: *mut u32, infos: *mut c_void);
     c"nvmlDeviceGetComputeRunningProcesses_v2" processes_v2(device: usize, count: *mut u32, infos: *mut c_void);
     c"nvmlDeviceGetComputeRunningProcesses_v3" processes_v3(device: usize, count: *mut u32, infos: *mut c_void);
+    c"nvmlDeviceGetGraphicsRunningProcesses" graphics(device: usize, count: *mut u32, infos: *mut c_void);
+    c"nvmlDeviceGetGraphicsRunningProcesses_v2" graphics_v2(device: usize, count: *mut u32, infos: *mut c_void);
+    c"nvmlDeviceGetGraphicsRunningProcesses_v3" graphics_v3(device: usize, count: *mut u32, infos: *mut c_void);
+    c"nvmlDeviceGetMPSComputeRunningProcesses" mps(device: usize, count: *mut u32, infos: *mut c_void);
+    c"nvmlDeviceGetMPSComputeRunningProcesses_v2" mps_v2(device: usize, count: *mut u32, infos: *mut c_void);
+    c"nvmlDeviceGetMPSComputeRunningProcesses_v3" mps_v3(device: usize, count: *mut u32, infos: *mut c_void);
+    c"nvmlDeviceGetUtilizationRates" utilization_rates(device: usize, rates: *mut c_void);
+    c"nvmlDeviceGetProcessUtilization" process_utilization(device: usize, samples: *mut c_void, count: *mut u32, since: u64);
 }

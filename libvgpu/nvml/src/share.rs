@@ -18,6 +18,12 @@ pub(crate) struct View {
     pub(crate) used: u64,
     /// Processes.
     pub(crate) processes: Vec<Process>,
+    /// GPU nanoseconds charged so far.
+    pub(crate) gpu_nanos: u64,
+    /// Percent of GPU time it may use, up to 100.
+    pub(crate) cap: u32,
+    /// Whether that is less than all.
+    pub(crate) is_capped: bool,
 }
 
 /// The shares of an NVML device; `None` without any.
@@ -42,7 +48,11 @@ pub(crate) fn view(device: usize) -> Result<Option<View>, Return> {
         let usage = usage::read(&file, &|file, slot| is_held(file, slot)).map_err(|_| UNKNOWN)?;
         view.limit = view.limit.saturating_add(limits.memory);
         view.used = view.used.saturating_add(usage.memory);
+        view.gpu_nanos = view.gpu_nanos.saturating_add(usage.gpu_nanos);
+        let terms = limits.terms();
+        view.cap = view.cap.saturating_add(if terms.is_capped() { terms.cores } else { 100 }).min(100);
         view.processes.extend(usage.processes);
     }
+    view.is_capped = view.cap < 100;
     Ok(Some(view))
 }

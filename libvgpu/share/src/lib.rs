@@ -23,6 +23,7 @@ use vgpu_core::limits::{self, LimitsError};
 use vgpu_core::usage::{self, LOCKS, UsageError};
 
 pub mod bell;
+pub mod host;
 
 /// Where a container finds its shares.
 pub const ROOT: &str = "/run/vgpu-dra";
@@ -59,8 +60,10 @@ pub struct Share {
     pub limits: &'static limits::Region,
     /// What it uses.
     pub usage: &'static usage::Region,
-    /// This process's slot in it.
+    /// This process's slot in it: of what is on the GPU.
     pub ledger: Ledger<'static>,
+    /// The same slot's of what lies in the host's memory.
+    pub on_host: Ledger<'static, true>,
     bell: Rope,
     path: PathBuf,
 }
@@ -89,7 +92,15 @@ impl Share {
         usage.check().map_err(|e| ShareError::Usage(usage_path.clone(), e))?;
         let attached = Ledger::attach(usage, &FileLocks(usage_file), std::process::id());
         let ledger = attached.ok_or_else(|| ShareError::Full(usage_path.clone()))?;
-        Ok(Self { limits, usage, ledger, bell: Rope::to(&folder.join(bell::NAME)), path: usage_path })
+        let on_host = ledger.on_host();
+        Ok(Self {
+            limits,
+            usage,
+            ledger,
+            on_host,
+            bell: Rope::to(&folder.join(bell::NAME)),
+            path: usage_path,
+        })
     }
 
     /// Tells the arbiter that something has changed.

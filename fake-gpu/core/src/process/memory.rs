@@ -6,6 +6,7 @@
 //! An address lies in a span, and a span shows a part of a store: that is the memory itself. Most spans have a store of
 //! their own; memory that is mapped, or handed out by a pool, is charged by whoever makes the store.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{Context, Own, Process};
@@ -22,7 +23,8 @@ pub enum Kind {
     Device,
     /// Device memory at an address of 32 bits, as in the first version of the CUDA driver API.
     Narrow,
-    /// Memory the host can use under the same address. It is charged to the GPU whole.
+    /// Memory the host can use under the same address. What has no room on the GPU, or was sent to the host
+    /// ([`Process::settle_at`]), lies there; the rest is charged to the GPU.
     Managed,
 }
 
@@ -57,6 +59,27 @@ pub(super) struct Span {
     store: Store,
     /// Where in the store it begins.
     offset: u64,
+    /// Of managed memory, what lies on the host: stretches of the store, in order and apart.
+    on_host: Vec<Range<u64>>,
+}
+
+impl Span {
+    /// Stretches of a part of it that lie on the host, or those that do not.
+    fn stretches(&self, part: &Range<u64>, on_host: bool) -> Vec<Range<u64>> {
+        let (mut at, mut host, mut gpu) = (part.start, Vec::new(), Vec::new());
+        for away in &self.on_host {
+            let away = away.start.max(part.start)..away.end.min(part.end);
+            if away.start < away.end {
+                gpu.push(at..away.start);
+                at = away.end;
+                host.push(away);
+            }
+        }
+        gpu.push(at..part.end);
+        let mut found = if on_host { host } else { gpu };
+        found.retain(|stretch| stretch.start < stretch.end);
+        found
+    }
 }
 
 impl Process {
@@ -110,9 +133,12 @@ impl Process {
     /// # Errors
     /// [`FakeGpuError::OutOfMemory`], [`FakeGpuError::Lost`].
     pub fn alloc(&self, context: Context, bytes: u64, kind: Kind) -> Result<u64, FakeGpuError> {
-        let charged = bytes.checked_next_multiple_of(GRANULE).ok_or(FakeGpuError::OutOfMemory)?;
-        self.charge(context.gpu, charged)?;
-        let store = Store::new(charged);
+        let whole = bytes.checked_next_multiple_of(GRANULE).ok_or(FakeGpuError::OutOfMemory)?;
+        let charged = match kind {
+            Kind::Managed => self.charge_up_to(context.gpu, whole)?,
+            Kind::Device | Kind::Narrow => self.charge(context.gpu, whole).map(|()| whole)?,
+        };
+        let store = Store::new(whole);
         let mut own = self.own();
         let Some(address) = own.place(&store, kind) else {
             drop(own);
@@ -120,8 +146,64 @@ impl Process {
             return Err(FakeGpuError::OutOfMemory);
         };
         let (gpu, context) = (context.gpu, Some(context.index));
-        own.live.insert(address, Span { gpu, context, bytes, charged, store, offset: 0 });
+        let on_host = Vec::from_iter((charged < whole).then_some(charged..whole));
+        own.live.insert(address, Span { gpu, context, bytes, charged, store, offset: 0, on_host });
         Ok(address)
+    }
+
+    /// Charges so many bytes, or as many as there is room for; gives them.
+    fn charge_up_to(&self, gpu: usize, bytes: u64) -> Result<u64, FakeGpuError> {
+        let mut locked = self.gpus.lock();
+        if locked.gpus[gpu].xid == super::OFF_THE_BUS {
+            return Err(FakeGpuError::Lost);
+        }
+        let room = |locked: &crate::Locked<'_>| locked.usable(gpu).saturating_sub(locked.used(gpu));
+        if room(&locked) < bytes {
+            locked.reap(Some(self.slot));
+        }
+        let room = room(&locked);
+        let some = bytes.min(room / GRANULE * GRANULE);
+        locked.charge(self.slot, gpu, some).map(|()| some)
+    }
+
+    /// Moves a part of managed memory to the host, or to the GPU as far as that has room. False if there is no such
+    /// part. Nothing the program has asked for is ever moved by itself.
+    pub fn settle_at(&self, address: u64, bytes: u64, on_host: bool) -> bool {
+        let mut own = self.own();
+        let Some((begin, span)) = own.live.range_mut(..=address).next_back() else { return false };
+        let start = (address - begin) / GRANULE * GRANULE;
+        let end = (address - begin).checked_add(bytes).and_then(|end| end.checked_next_multiple_of(GRANULE));
+        let Some(end) = end.filter(|end| *end <= span.store.bytes) else { return false };
+        // What has to move lies at the other place now.
+        for stretch in span.stretches(&(start..end), !on_host) {
+            let length = stretch.end - stretch.start;
+            if on_host {
+                self.uncharge(span.gpu, length);
+                span.charged -= length;
+                span.on_host.push(stretch);
+            } else {
+                let moved = self.charge_up_to(span.gpu, length).unwrap_or(0);
+                span.charged += moved;
+                let back = stretch.start..stretch.start + moved;
+                let apart = |away: &Range<u64>| {
+                    [away.start..away.end.min(back.start), away.start.max(back.end)..away.end]
+                };
+                span.on_host = span
+                    .on_host
+                    .iter()
+                    .flat_map(|away| {
+                        if away.start < back.end && back.start < away.end {
+                            apart(away).into()
+                        } else {
+                            vec![away.clone()]
+                        }
+                    })
+                    .filter(|away| away.start < away.end)
+                    .collect();
+            }
+        }
+        span.on_host.sort_by_key(|away| away.start);
+        true
     }
 
     /// Frees; false for an address no allocation begins at.
@@ -161,8 +243,10 @@ impl Process {
         if before.is_some_and(|(begin, span)| begin + span.bytes > address) {
             return false;
         }
-        own.live
-            .insert(address, Span { gpu, context: None, bytes, charged: 0, store: store.clone(), offset });
+        own.live.insert(
+            address,
+            Span { gpu, context: None, bytes, charged: 0, store: store.clone(), offset, on_host: Vec::new() },
+        );
         true
     }
 

@@ -171,7 +171,7 @@ fn what_is_written_can_be_read_and_nothing_outside() {
 }
 
 #[test]
-fn managed_memory_is_the_hosts_under_the_same_address_and_charged_whole() {
+fn managed_memory_is_the_hosts_under_the_same_address_and_charged() {
     let node = Node::t4();
     let process = node.process();
     let context = process.create_context(0).unwrap();
@@ -183,6 +183,33 @@ fn managed_memory_is_the_hosts_under_the_same_address_and_charged_whole() {
     assert!(process.read(address + 7, &mut byte));
     assert_eq!(byte, [42]);
     assert!(process.free(address));
+}
+
+#[test]
+fn managed_memory_lies_where_there_is_room_and_where_it_was_sent() {
+    let node = Node::t4();
+    let process = node.process();
+    let context = process.create_context(0).unwrap();
+    let free = || process.memory(0).0 / MIB;
+    let whole = free();
+    let address = process.alloc(context, (whole + 100) * MIB, Kind::Managed).unwrap();
+    assert_eq!(free(), 0);
+    assert!(process.alloc(context, MIB, Kind::Device).is_err());
+    for (from, length, on_host, left) in [
+        (100, 50, true, 50),
+        (120, 60, true, 80),
+        (110, 20, false, 60),
+        (0, whole + 100, true, whole),
+        (10, 10, false, whole - 10),
+        (5, 30, true, whole),
+        (0, whole + 100, false, 0),
+    ] {
+        assert!(process.settle_at(address + from * MIB, length * MIB, on_host));
+        assert_eq!(free(), left, "{from} {length} {on_host}");
+    }
+    assert!(!process.settle_at(address, (whole + 101) * MIB, true));
+    assert!(process.free(address));
+    assert_eq!(free(), whole);
 }
 
 #[test]

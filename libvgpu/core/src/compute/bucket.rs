@@ -2,10 +2,9 @@
 //!
 //! Debt has no floor, so a kernel of any length is paid for in full and the mean is exact.
 
-use std::sync::atomic::Ordering;
-
 use super::words::{Lease, Tenant};
 use super::{Terms, tuning};
+use crate::sync::Ordering;
 
 /// A refill is a whole number of these, in nanoseconds of the clock, so that percents leave no remainder.
 const GRAIN: u64 = 100;

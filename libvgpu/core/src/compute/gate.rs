@@ -19,13 +19,13 @@
 //! they began then, so those in flight are told by their place.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering;
 
 use super::epoch::Epoch;
 pub use super::epoch::Loan;
 use super::estimate::{Estimates, Key};
 use super::words::{Lease, Tenant, Turn};
 use super::{Terms, tuning};
+use crate::sync::Ordering;
 
 /// What a process sees of its share and GPU.
 #[derive(Debug, Clone, Copy)]

@@ -1,10 +1,9 @@
 //! What the arbiter sees of a share.
 
-use std::sync::atomic::Ordering;
-
 use super::bucket::refill;
 use super::words::{BLOCKED, BUSY, CHANGED, CHARGED, GAP, REFILLED, SEEN, SLOTS, Tenant, WAITING};
 use super::{Priority, Terms, tuning};
+use crate::sync::Ordering;
 
 /// What a share says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

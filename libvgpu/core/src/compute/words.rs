@@ -27,12 +27,11 @@
 //!
 //! A process writes its own bits and slot only. Every word is whole by itself, so a process may die between any two.
 
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
-
 use super::tuning;
+use crate::sync::{AtomicI64, AtomicU32, AtomicU64, Ordering};
 
-/// Processes of a share at once.
-pub const SLOTS: usize = 512;
+/// Processes of a share at once. Where interleavings are tried, made anew for each of them, no more than a set must have.
+pub const SLOTS: usize = if cfg!(feature = "interleavings") { 64 } else { 512 };
 /// Where in [`Tenant`] the moment of the last refill stands.
 pub(super) const REFILLED: usize = 8;
 /// Where in [`Tenant`] the GPU nanoseconds charged so far stand.

@@ -175,6 +175,23 @@ fn what_is_in_use_already_is_charged_past_the_limit() {
 }
 
 #[test]
+fn what_lies_on_the_host_has_a_limit_of_its_own_and_goes_with_its_process() {
+    let (region, locks) = (Region::default(), Locks::default());
+    let (one, other) =
+        (Ledger::attach(&region, &locks, 1).unwrap(), Ledger::attach(&region, &locks, 2).unwrap());
+    let (one_host, other_host) = (one.on_host(), other.on_host());
+    assert!(one.reserve(10 * UNIT, 10 * UNIT) && !other.reserve(UNIT, 10 * UNIT));
+    assert_eq!(other_host.reserve_up_to(30 * UNIT, 20 * UNIT), 20 * UNIT);
+    assert!(!one_host.reserve(UNIT, 20 * UNIT));
+    locks.release(other.slot());
+    assert!(one.reap(&locks));
+    assert_eq!((one.used(), one_host.used(), one_host.others_hold()), (10 * UNIT, 0, false));
+    locks.release(one.slot());
+    let next = Ledger::attach(&region, &locks, 1).unwrap();
+    assert_eq!((next.used(), next.on_host().used()), (0, 0));
+}
+
+#[test]
 fn what_a_dead_process_said_of_its_work_goes_with_it() {
     let (region, locks) = (Region::default(), Locks::default());
     let (one, other) =

@@ -10,6 +10,7 @@ use std::time::Instant;
 use anyhow::{Context, bail, ensure};
 
 use crate::driver::Driver;
+use crate::hami::{self, Books};
 
 /// Calls between two looks at the clock: at most half of what a thread may launch without asking, so that more than a
 /// quarter of the batches have no launch that asks.
@@ -51,9 +52,21 @@ fn rounds() -> anyhow::Result<()> {
         let line = line?;
         let words: Vec<&str> = line.split_whitespace().collect();
         let summary = match words[..] {
-            ["launch", threads] => launches(&driver, threads.parse()?)?,
-            ["alloc", live] => allocations(&driver, live.parse()?)?,
-            ["info"] => summary(vec![batches(|| {
+            ["launch", threads] => launches(&driver, threads.parse()?, || {})?,
+            ["hami-launch", threads] => {
+                launches(&driver, threads.parse()?, || hami::before_launch(black_box([64, 1, 1])))?
+            }
+            ["alloc", live] => {
+                allocations(live.parse()?, BATCHES, || driver.alloc(BYTES), |address| driver.free(address))?
+            }
+            ["hami-alloc", live] => {
+                let (live, books) = (live.parse()?, Books::default());
+                let alloc = || books.alloc(BYTES as u64, 8 << 30, || driver.alloc(BYTES));
+                let free = |address| books.free(address, || driver.free(address));
+                let batches = if live > 1_000 { 3 } else { BATCHES };
+                allocations(live, batches, alloc, free)?
+            }
+            ["info"] => summary(vec![batches(BATCHES, || {
                 black_box(driver.info());
             })]),
             _ => bail!("no round is called {line:?}"),
@@ -66,13 +79,13 @@ fn rounds() -> anyhow::Result<()> {
 }
 
 /// Nanoseconds per call, by batch.
-fn batches(mut call: impl FnMut()) -> Vec<f64> {
+fn batches(count: usize, mut call: impl FnMut()) -> Vec<f64> {
     let one = |_| {
         let begun = Instant::now();
         (0..BATCH).for_each(|_| call());
         begun.elapsed().as_nanos() as f64 / f64::from(BATCH)
     };
-    (0..BATCHES).map(one).collect()
+    (0..count).map(one).collect()
 }
 
 /// Of all threads' batches.
@@ -90,13 +103,14 @@ fn summary(threads: Vec<Vec<f64>>) -> Summary {
     Summary { quartile: all[all.len() / 4], median: all[all.len() / 2], mean }
 }
 
-fn launches(driver: &Driver, threads: usize) -> anyhow::Result<Summary> {
+fn launches(driver: &Driver, threads: usize, before: impl Fn() + Sync) -> anyhow::Result<Summary> {
     let barrier = Barrier::new(threads);
     let one = || {
         driver.enter()?;
         barrier.wait();
         let none = std::ptr::null_mut();
-        Ok(batches(|| {
+        Ok(batches(BATCHES, || {
+            before();
             // SAFETY: the driver without time looks at none of the arguments.
             black_box(unsafe { (driver.launch)(0x1234, 64, 1, 1, 256, 1, 1, 0, 0, none, none) });
         }))
@@ -109,17 +123,23 @@ fn launches(driver: &Driver, threads: usize) -> anyhow::Result<Summary> {
 }
 
 /// Pairs of an allocation and its free, beside so many that stay.
-fn allocations(driver: &Driver, live: usize) -> anyhow::Result<Summary> {
-    let alloc = || driver.alloc(BYTES).map_err(|code| anyhow::anyhow!("cuMemAlloc: {code}"));
-    let kept: anyhow::Result<Vec<u64>> = (0..live).map(|_| alloc()).collect();
+fn allocations(
+    live: usize,
+    count: usize,
+    alloc: impl Fn() -> Result<u64, i32>,
+    free: impl Fn(u64) -> i32,
+) -> anyhow::Result<Summary> {
+    let one = |_| alloc().map_err(|code| anyhow::anyhow!("cuMemAlloc: {code}"));
+    let kept: anyhow::Result<Vec<u64>> = (0..live).map(one).collect();
     let kept = kept?;
-    let all = batches(|| {
-        if let Ok(address) = driver.alloc(BYTES) {
-            black_box(driver.free(address));
+    let all = batches(count, || {
+        if let Ok(address) = alloc() {
+            black_box(free(address));
         }
     });
+    // The oldest first, which a list finds at once.
     for address in kept {
-        ensure!(driver.free(address) == 0, "cuMemFree fails");
+        ensure!(free(address) == 0, "cuMemFree fails");
     }
     Ok(summary(vec![all]))
 }

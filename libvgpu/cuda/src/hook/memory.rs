@@ -1,14 +1,22 @@
 //! Linear, pitched and managed memory.
 
 use super::given;
+use std::ffi::c_void;
+
 use crate::memory::{alloc, alloc_plain, free, pointers};
-use crate::{Code, OUT_OF_MEMORY, code, real};
+use crate::{Code, OUT_OF_MEMORY, SUCCESS, code, movable, real};
 
 /// The widest alignment of rows the driver uses: what a row is charged at before the driver has said its pitch.
 const PITCH: u64 = 512;
 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn cuMemAlloc_v2(address: *mut u64, bytes: usize) -> Code {
+    if !address.is_null()
+        && let Some(made) = movable::alloc(bytes as u64)
+    {
+        // SAFETY: the caller's pointer, not null.
+        return code(made.map(|made| unsafe { address.write(made) }));
+    }
     // SAFETY: the caller's arguments, unchanged.
     code(alloc_plain(bytes as u64, || unsafe { given(real::cuMemAlloc_v2(address, bytes), address) }))
 }
@@ -51,6 +59,19 @@ pub unsafe extern "C" fn cuMemAllocPitch_v2(
     height: usize,
     element: u32,
 ) -> Code {
+    let row = (width as u64).checked_next_multiple_of(PITCH);
+    if let Some(bytes) = row.and_then(|row| row.checked_mul(height as u64))
+        && matches!(element, 4 | 8 | 16)
+        && !address.is_null()
+        && !pitch.is_null()
+        && let Some(made) = movable::alloc(bytes)
+    {
+        let give = |made| {
+            // SAFETY: the caller's pointers, not null.
+            unsafe { (address.write(made), pitch.write(width.next_multiple_of(PITCH as usize))) };
+        };
+        return code(made.map(give));
+    }
     // SAFETY: the caller's arguments, unchanged; both pointers are read only after the driver has written them.
     let call = || unsafe {
         let made = given(real::cuMemAllocPitch_v2(address, pitch, width, height, element), address)?;
@@ -94,4 +115,15 @@ pub unsafe extern "C" fn cuMemFree_v2(address: u64) -> Code {
 pub unsafe extern "C" fn cuMemFree(address: u32) -> Code {
     // SAFETY: the caller's argument, unchanged.
     code(free(pointers(), address.into(), || unsafe { real::cuMemFree(address) }))
+}
+
+/// Memory the driver may move cannot be exported: a program that wants to is given none from then on.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn cuIpcGetMemHandle(handle: *mut c_void, address: u64) -> Code {
+    // SAFETY: the caller's arguments, unchanged.
+    let exported = unsafe { real::cuIpcGetMemHandle(handle, address) };
+    if exported != SUCCESS {
+        movable::not_exported();
+    }
+    exported
 }

@@ -210,6 +210,12 @@ impl Bench {
         self.command(&[], &self.artifacts.join(program), args).spawn().context("cannot start unshare")
     }
 
+    /// The same in another container.
+    pub(crate) fn start_in(&self, container: &str, program: &str, args: &[&str]) -> anyhow::Result<Child> {
+        let program = self.artifacts.join(program);
+        self.command_in(container, &[], &program, args).spawn().context("cannot start unshare")
+    }
+
     /// A tenant; `wrapper` is a command that starts it.
     pub(crate) fn command(&self, wrapper: &[&str], program: &Path, args: &[&str]) -> Command {
         self.command_in("shares", wrapper, program, args)

@@ -18,7 +18,7 @@ struct Both {
     empty: u64,
 }
 
-fn call(library: &Library, name: &str, arguments: &[u64]) -> anyhow::Result<i32> {
+pub(crate) fn call(library: &Library, name: &str, arguments: &[u64]) -> anyhow::Result<i32> {
     let mut all = [0u64; 6];
     all[..arguments.len()].copy_from_slice(arguments);
     let [a, b, c, d, e, f] = all;
@@ -28,7 +28,7 @@ fn call(library: &Library, name: &str, arguments: &[u64]) -> anyhow::Result<i32>
     Ok(function(a, b, c, d, e, f))
 }
 
-fn at<T>(value: &mut T) -> u64 {
+pub(crate) fn at<T>(value: &mut T) -> u64 {
     std::ptr::from_mut(value) as u64
 }
 
@@ -79,13 +79,13 @@ impl Both {
 }
 
 /// `CUmemAllocationProp` or `CUmemPoolProps`: pinned memory of a location.
-fn props(location: i32) -> [i32; 22] {
+pub(crate) fn props(location: i32) -> [i32; 22] {
     let mut props = [0; 22];
     props[..4].copy_from_slice(&[1, 0, location, 0]);
     props
 }
 
-const DEVICE: i32 = 1;
+pub(crate) const DEVICE: i32 = 1;
 const HOST: i32 = 2;
 
 pub(crate) fn tenant() -> anyhow::Result<()> {

@@ -35,6 +35,12 @@ pub(crate) fn run(what: &str, arguments: &[String]) -> anyhow::Result<()> {
         "capture" => crate::capture::tenant(),
         "threads" => crate::capture::threads(),
         "families" => crate::families::tenant(),
+        "movable" => crate::movable::tenant(),
+        "ipc-owner" => crate::movable::owner(),
+        "ipc-opener" => crate::movable::opener(arguments),
+        "vfork" => crate::movable::hold_after_vfork(),
+        "nvml" => crate::nvml::tenant(),
+        "obey" => crate::program::obey(arguments),
         "close-all" => {
             let cuda = Cuda::start()?;
             ensure!(cuda.alloc(100 * MIB).is_ok());
