@@ -12,7 +12,10 @@ mod share_config;
 pub use gpu_node::{Gpu, GpuNode, GpuNodeSpec, GpuNodeStatus, Health, Limiter, Registration};
 pub use gpu_policy::{GpuPolicy, GpuPolicySpec};
 pub use quantity::{Format, Quantity, QuantityError};
-pub use share_config::{Cores, Enforcement, Placement, Policy, Priority, ShareConfig, ShareConfigError};
+pub use share_config::{
+    Cores, Enforcement, Memory, Oversubscription, Placement, Policy, Priority, ShareConfig, ShareConfigError,
+    Topology,
+};
 
 /// One mebibyte in bytes; capacities are floored to it and shares are multiples of it.
 pub const MIB: u64 = 1 << 20;

@@ -187,5 +187,6 @@ fn share(n: usize) -> WantedShare {
         cores: 1,
         enforcement: vgpu_api::Enforcement::Hard,
         priority: vgpu_api::Priority::Normal,
+        cores_oversubscription: Default::default(),
     }
 }

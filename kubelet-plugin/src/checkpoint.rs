@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use vgpu_api::{Enforcement, Priority};
+use vgpu_api::{Enforcement, Oversubscription, Priority};
 
 use crate::host::Host;
 
@@ -69,6 +69,9 @@ pub struct PreparedShare {
     /// Who goes first.
     #[serde(default, skip_serializing_if = "is_default")]
     pub priority: Priority,
+    /// Whether its cores are booked for it alone.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub cores_oversubscription: Oversubscription,
     /// The GPU without a limiter: all of it, or a look at it (`adminAccess`).
     #[serde(default)]
     pub exclusive: bool,
@@ -206,6 +209,7 @@ mod tests {
             cores: 30,
             enforcement: Enforcement::Elastic,
             priority: Priority::High,
+            cores_oversubscription: Oversubscription::Allowed,
             exclusive: false,
             cdi_ids: vec!["vgpu-dra.io/gpu=GPU-1".into()],
         };

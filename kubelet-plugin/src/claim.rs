@@ -9,7 +9,7 @@ use std::str::FromStr;
 use k8s_openapi::api::resource::v1::{
     DeviceAllocationConfiguration, DeviceRequestAllocationResult, ResourceClaim,
 };
-use vgpu_api::{Enforcement, Priority, Quantity, ShareConfig, names};
+use vgpu_api::{Enforcement, Oversubscription, Priority, Quantity, ShareConfig, names};
 
 use crate::checkpoint::PreparedClaim;
 use crate::error::PrepareError;
@@ -59,6 +59,8 @@ pub struct WantedShare {
     pub enforcement: Enforcement,
     /// Who goes first.
     pub priority: Priority,
+    /// Whether its cores are booked for it alone.
+    pub cores_oversubscription: Oversubscription,
 }
 
 impl WantedShare {
@@ -152,6 +154,7 @@ fn share(
             cores: 0,
             enforcement: Enforcement::default(),
             priority: Priority::default(),
+            cores_oversubscription: Oversubscription::default(),
         });
     }
     let share_id = result.share_id.clone().filter(|id| is_id(id));
@@ -190,6 +193,7 @@ fn share(
         cores,
         enforcement: config.cores.enforcement.unwrap_or_default(),
         priority: config.priority.unwrap_or_default(),
+        cores_oversubscription: config.cores.oversubscription.unwrap_or_default(),
     })
 }
 
