@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use vgpu_allocator::{
-    Cluster, Demand, Exclusions, Gpu, GpuState, MemoryAsk, Mix, Node, Placement, Policy, Request, Room,
-    Shapes, Share,
+    Cluster, Demand, Exclusions, Gpu, GpuState, MemoryAsk, Mix, Node, Overcommit, Oversubscribed, Placement,
+    Policy, Request, Room, Shapes, Share, Site, Topology,
 };
 
 const GIB: u64 = 1 << 30;
@@ -97,8 +97,10 @@ fn half_full(nodes: usize, random: &mut Random) -> Cluster {
             shape: 0,
             memory: 80 * GIB,
             cores: 100,
+            overcommit: Overcommit::default(),
             shares: 64,
             state: GpuState::Healthy,
+            site: Site::default(),
         };
         let room = Room { cpu_milli: 96_000, memory: 512 * GIB, pods: 110 };
         cluster.set_node(&name, Node { room, gpus: (0..GPUS).map(gpu).collect(), class: 0 });
@@ -109,8 +111,13 @@ fn half_full(nodes: usize, random: &mut Random) -> Cluster {
             let left: u64 = free.iter().map(|f| f.0).sum();
             if left > 40 * GPUS as u64 && free[g].0 >= memory && free[g].1 >= cores {
                 free[g] = (free[g].0 - memory, free[g].1 - cores);
-                let share =
-                    Share { node: name.clone(), gpu: format!("gpu-{g}"), memory: memory * GIB, cores };
+                let share = Share {
+                    node: name.clone(),
+                    gpu: format!("gpu-{g}"),
+                    memory: memory * GIB,
+                    cores,
+                    oversubscribed: Oversubscribed::default(),
+                };
                 cluster.hold_claim(&format!("old-{n}-{claim}"), vec![share]);
                 cluster.hold_pod(&format!("old-{n}-{claim}"), &name, ROOM);
             }
@@ -129,9 +136,11 @@ fn demand(policy: Policy, (memory, cores, count): (u64, u32, u32)) -> Demand {
             all: false,
             memory: MemoryAsk::Bytes(memory * GIB),
             cores,
+            oversubscribed: Oversubscribed::default(),
             shapes: Shapes::Any,
             barred: BTreeSet::new(),
             gpu_policy: policy,
+            topology: Topology::Prefer,
             containers: BTreeSet::from([0]),
         }],
         constraints: vec![],
@@ -169,15 +178,9 @@ impl Bench {
         self.mix.arrived(&ask);
         let (micros, placed) = decide(&self.cluster, &ask);
         let placed = placed.expect("a cluster that is half empty takes it");
-        let share = |s: &vgpu_allocator::PlacedShare| Share {
-            node: placed.node.clone(),
-            gpu: s.gpu.clone(),
-            memory: s.memory,
-            cores: s.cores,
-        };
         let key = format!("new-{}", self.next);
         self.next += 1;
-        self.cluster.hold_claim(&key, placed.shares.iter().map(share).collect());
+        self.cluster.hold_claim(&key, placed.shares.iter().map(|s| s.on(&placed.node)).collect());
         self.cluster.hold_pod(&key, &placed.node, ask.room);
         self.held.push_back(key);
         if self.held.len() > self.nodes / 5

@@ -6,6 +6,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::fragmentation::Fragmentation;
 use crate::index::Index;
 use crate::mix::Mix;
+use crate::overcommit::{Overcommit, Oversubscribed};
+use crate::taken::NodeTaken;
+use crate::topology::Site;
 
 /// What a node has for pods, or what a pod takes of it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -37,12 +40,16 @@ pub struct Gpu {
     pub shape: u32,
     /// Memory to share out, in bytes.
     pub memory: u64,
-    /// GPU time to share out, in percent; 100 without overcommit.
+    /// GPU time to share out, in percent.
     pub cores: u32,
+    /// What may be promised of it to shares that let themselves be oversubscribed.
+    pub overcommit: Overcommit,
     /// Most tenants.
     pub shares: u32,
     /// Whether it takes new shares.
     pub state: GpuState,
+    /// Where it is in its node.
+    pub site: Site,
 }
 
 /// One node.
@@ -68,9 +75,11 @@ pub struct Share {
     pub memory: u64,
     /// Percent of GPU time.
     pub cores: u32,
+    /// Which of both may be promised to others too.
+    pub oversubscribed: Oversubscribed,
 }
 
-/// A GPU on which more is held than it has.
+/// A GPU on which more is held firmly than it has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Overcommitted {
     /// Node name.
@@ -81,35 +90,6 @@ pub struct Overcommitted {
     pub claims: Vec<String>,
 }
 
-/// What is taken of a GPU.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Taken {
-    pub(crate) memory: u64,
-    pub(crate) cores: u32,
-    pub(crate) shares: u32,
-}
-
-impl Taken {
-    pub(crate) fn add(&mut self, memory: u64, cores: u32) {
-        self.memory = self.memory.saturating_add(memory);
-        self.cores = self.cores.saturating_add(cores);
-        self.shares = self.shares.saturating_add(1);
-    }
-
-    pub(crate) fn sub(&mut self, memory: u64, cores: u32) {
-        self.memory = self.memory.saturating_sub(memory);
-        self.cores = self.cores.saturating_sub(cores);
-        self.shares = self.shares.saturating_sub(1);
-    }
-}
-
-/// What is taken of a node, whether it is there or not.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct NodeTaken {
-    pub(crate) room: Room,
-    pub(crate) gpus: BTreeMap<String, Taken>,
-}
-
 /// Nodes, and who takes what of them.
 ///
 /// Holdings may name nodes or GPUs that are not (or no longer) there: they count again when those come back.
@@ -118,7 +98,7 @@ pub struct Cluster {
     pub(crate) nodes: BTreeMap<String, Node>,
     taken: BTreeMap<String, NodeTaken>,
     pods: BTreeMap<String, Held<(String, Room)>>,
-    claims: BTreeMap<String, Held<Vec<Share>>>,
+    claims: BTreeMap<String, Held<Box<[Share]>>>,
     round: u64,
     derived: Mutex<Derived>,
 }
@@ -261,17 +241,17 @@ impl Cluster {
         }
         self.drop_claim(claim);
         for share in &shares {
-            let gpus = &mut self.taken.entry(share.node.clone()).or_default().gpus;
-            gpus.entry(share.gpu.clone()).or_default().add(share.memory, share.cores);
+            let node = self.taken.entry(share.node.clone()).or_default();
+            node.change(&share.gpu, |gpu| gpu.add((share.memory, share.cores), share.oversubscribed));
             self.touch(&share.node);
         }
-        self.claims.insert(claim.to_owned(), Held { what: shares, round: self.round });
+        self.claims.insert(claim.to_owned(), Held { what: shares.into(), round: self.round });
     }
 
     /// Whether the claim holds just these shares; if so, that was said in this round.
     pub fn still_holds(&mut self, claim: &str, shares: &[Share]) -> bool {
         let round = self.round;
-        let same = self.claims.get_mut(claim).filter(|held| held.what == shares);
+        let same = self.claims.get_mut(claim).filter(|held| *held.what == *shares);
         same.map(|held| held.round = round).is_some()
     }
 
@@ -279,12 +259,7 @@ impl Cluster {
     pub fn drop_claim(&mut self, claim: &str) {
         for share in self.claims.remove(claim).map(|held| held.what).unwrap_or_default() {
             let Some(taken) = self.taken.get_mut(&share.node) else { continue };
-            if let Some(gpu) = taken.gpus.get_mut(&share.gpu) {
-                gpu.sub(share.memory, share.cores);
-                if *gpu == Taken::default() {
-                    taken.gpus.remove(&share.gpu);
-                }
-            }
+            taken.change(&share.gpu, |gpu| gpu.sub((share.memory, share.cores), share.oversubscribed));
             self.forget_empty(&share.node);
             self.touch(&share.node);
         }
@@ -292,7 +267,7 @@ impl Cluster {
 
     /// What a claim holds.
     pub fn claim(&self, claim: &str) -> Option<&[Share]> {
-        self.claims.get(claim).map(|held| held.what.as_slice())
+        self.claims.get(claim).map(|held| &*held.what)
     }
 
     fn forget_empty(&mut self, node: &str) {
@@ -305,14 +280,15 @@ impl Cluster {
         self.taken.get(node)
     }
 
-    /// GPUs on which more is held than they have. It cannot happen, so it is checked.
+    /// GPUs on which more is held firmly, or by more tenants, than they have. It cannot happen, so it is checked. How much is
+    /// promised beyond that is the admin's to say, and nobody is turned out who came before it was said.
     pub fn overcommitted(&self) -> Vec<Overcommitted> {
         let mut found = Vec::new();
         for (name, node) in &self.nodes {
             let Some(taken) = self.taken.get(name) else { continue };
             for gpu in &node.gpus {
-                let Some(t) = taken.gpus.get(&gpu.name) else { continue };
-                if t.memory > gpu.memory || t.cores > gpu.cores || t.shares > gpu.shares {
+                let Some(t) = taken.gpu(&gpu.name) else { continue };
+                if t.exceeds(gpu) {
                     let is_here = |s: &Share| s.node == *name && s.gpu == gpu.name;
                     let claims = self.claims.iter().filter(|(_, held)| held.what.iter().any(is_here));
                     found.push(Overcommitted {

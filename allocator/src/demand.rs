@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::cluster::Room;
+use crate::overcommit::Oversubscribed;
 use crate::policy::Policy;
+use crate::topology::Topology;
 
 /// Memory of one share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,12 +55,16 @@ pub struct Request {
     pub memory: MemoryAsk,
     /// Percent of GPU time on each, 0..=100.
     pub cores: u32,
+    /// Which of both may be promised to others too, where a GPU is overcommitted.
+    pub oversubscribed: Oversubscribed,
     /// GPUs the selectors match.
     pub shapes: Shapes,
     /// Shapes with a taint that the request does not tolerate.
     pub barred: BTreeSet<u32>,
     /// Order of GPUs inside the node.
     pub gpu_policy: Policy,
+    /// Whether its GPUs are to be close to each other.
+    pub topology: Topology,
     /// Containers (by index) that use the request. Requests of one container go to different GPUs where possible.
     pub containers: BTreeSet<u32>,
 }

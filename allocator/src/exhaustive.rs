@@ -47,6 +47,7 @@ impl Cluster {
                 }
             }
         }
+        refusal.name_joined(demand);
         refusal
     }
 }

@@ -6,11 +6,13 @@
 
 use std::collections::BTreeSet;
 
-use crate::cluster::{Gpu, Node, NodeTaken, Taken};
+use crate::cluster::{Gpu, Node};
 use crate::demand::{Constraint, MemoryAsk, Request, Rule};
 use crate::fragmentation::Judge;
 use crate::placement::PlacedShare;
 use crate::policy::{Fullness, Policy, Rank};
+use crate::taken::{NodeTaken, Taken};
+use crate::topology::{Site, Topology, are_joined, closest};
 use crate::vacancy::{Vacancy, memory_of};
 
 /// GPUs of a node that are judged for one share, besides the emptiest.
@@ -49,7 +51,7 @@ impl<'a> Fill<'a> {
         judge: Option<&'a Judge<'a>>,
     ) -> Self {
         let gpus = &node.gpus;
-        let taken_of = |gpu: &Gpu| taken.and_then(|t| t.gpus.get(&gpu.name)).copied().unwrap_or_default();
+        let taken_of = |gpu: &Gpu| taken.and_then(|t| t.gpu(&gpu.name)).unwrap_or_default();
         let units = requests.iter().enumerate().flat_map(|(index, request)| {
             let matching = || gpus.iter().filter(|g| request.shapes.contains(g.shape)).count();
             let least = request.count as usize;
@@ -105,6 +107,7 @@ impl<'a> Fill<'a> {
                 gpu: gpu.name.clone(),
                 memory: memory_of(unit.request.memory, gpu.memory),
                 cores: unit.request.cores,
+                oversubscribed: unit.request.oversubscribed,
             }
         };
         let shares = self.units.iter().zip(&self.chosen).map(share).collect();
@@ -161,16 +164,19 @@ impl<'a> Fill<'a> {
             // Of several GPUs each goes to the fullest: their order among themselves says nothing yet.
             self.judged(judge, request, &mut candidates);
         }
+        if request.count > 1 && !request.all && request.topology != Topology::Ignore {
+            self.bring_close(&mut candidates, of_request, rest);
+        }
         let failed = self.failed.len();
         for (_, index) in candidates {
             self.steps += 1;
             if self.steps > STEPS {
                 break;
             }
-            let (memory, cores) = (memory_of(request.memory, self.gpus[index].memory), request.cores);
+            let amounts = (memory_of(request.memory, self.gpus[index].memory), request.cores);
             let takes = request.memory != MemoryAsk::Nothing;
             if takes {
-                self.taken[index].add(memory, cores);
+                self.taken[index].add(amounts, request.oversubscribed);
             }
             self.chosen.push(index);
             if self.place(apart) {
@@ -178,7 +184,7 @@ impl<'a> Fill<'a> {
             }
             self.chosen.pop();
             if takes {
-                self.taken[index].sub(memory, cores);
+                self.taken[index].sub(amounts, request.oversubscribed);
             }
             self.failed.push((of_request, index));
         }
@@ -186,9 +192,38 @@ impl<'a> Fill<'a> {
         false
     }
 
+    /// GPUs of a request that are chosen already.
+    fn chosen_of(&self, request: usize) -> impl Iterator<Item = &'a Gpu> + '_ {
+        let chosen = self.units.iter().zip(&self.chosen).filter(move |(unit, _)| unit.index == request);
+        chosen.map(|(_, gpu)| &self.gpus[*gpu])
+    }
+
+    /// Of GPUs that the policy holds for equally good, puts those first that make the closest set of so many with what it
+    /// prefers and with what is chosen already.
+    fn bring_close(&self, candidates: &mut [(Rank, usize)], request: usize, count: usize) {
+        let Some((last, _)) = candidates.get(count - 1).copied() else { return };
+        let better = candidates.partition_point(|(rank, _)| *rank > last);
+        let equal = candidates.partition_point(|(rank, _)| *rank >= last) - better;
+        if equal == count - better {
+            return;
+        }
+        let site = |(_, gpu): &(Rank, usize)| self.gpus[*gpu].site;
+        let (before, open) = candidates.split_at_mut(better);
+        let fixed: Vec<Site> =
+            self.chosen_of(request).map(|gpu| gpu.site).chain(before.iter().map(site)).collect();
+        let open = &mut open[..equal];
+        let sites: Vec<Site> = open.iter().map(site).collect();
+        let close = closest(&fixed, &sites, count - better);
+        let mut order: Vec<(bool, (Rank, usize))> =
+            open.iter().enumerate().map(|(at, gpu)| (!close.contains(&at), *gpu)).collect();
+        order.sort_by_key(|(is_far, _)| *is_far);
+        open.iter_mut().zip(order).for_each(|(at, (_, gpu))| *at = gpu);
+    }
+
     fn are_alike(&self, a: usize, b: usize) -> bool {
         let (x, y) = (&self.gpus[a], &self.gpus[b]);
-        self.taken[a] == self.taken[b] && (x.shape, x.memory, x.cores) == (y.shape, y.memory, y.cores)
+        self.taken[a] == self.taken[b]
+            && (x.shape, x.memory, x.cores, x.overcommit) == (y.shape, y.memory, y.cores, y.overcommit)
     }
 
     /// Puts those first that leave the node worth most; of equally good ones the fullest, since the emptier are good for more
@@ -209,7 +244,8 @@ impl<'a> Fill<'a> {
                 continue;
             }
             let before = self.taken[*index];
-            self.taken[*index].add(memory_of(request.memory, self.gpus[*index].memory), request.cores);
+            let amounts = (memory_of(request.memory, self.gpus[*index].memory), request.cores);
+            self.taken[*index].add(amounts, request.oversubscribed);
             worths.push(judge.worth(self.gpus, &self.taken));
             self.taken[*index] = before;
         }
@@ -222,10 +258,11 @@ impl<'a> Fill<'a> {
     /// Rank of a GPU that fits by how full it is with the request on it.
     fn rank(&self, request: &Request, index: usize) -> Rank {
         let (gpu, before) = (&self.gpus[index], self.taken[index]);
-        let memory = memory_of(request.memory, gpu.memory);
+        let mut after = before;
+        after.add((memory_of(request.memory, gpu.memory), request.cores), request.oversubscribed);
         request.gpu_policy.rank(Fullness::new(
-            (before.memory + memory, gpu.memory),
-            (u64::from(before.cores + request.cores), gpu.cores.into()),
+            (after.memory(gpu), gpu.memory),
+            (after.cores(gpu).into(), gpu.cores.into()),
             before.shares,
         ))
     }
@@ -244,26 +281,32 @@ impl<'a> Fill<'a> {
             || !self.is_allowed(unit, gpu)
     }
 
-    /// Whether the constraints let a unit have a GPU beside those chosen so far.
+    /// Whether the constraints, and the topology its request requires, let a unit have a GPU beside those chosen so far.
     fn is_allowed(&self, unit: &Unit<'_>, gpu: usize) -> bool {
-        self.constraints.iter().filter(|c| c.requests.contains(&unit.index)).all(|constraint| {
-            let value = |gpu: usize| constraint.values.get(&self.gpus[gpu].name);
-            let Some(own) = value(gpu) else { return false };
-            let chosen = self.units.iter().zip(&self.chosen);
-            let mut others = chosen.filter(|(u, _)| constraint.requests.contains(&u.index));
-            others.all(|(_, other)| match constraint.rule {
-                Rule::Match => value(*other) == Some(own),
-                Rule::Distinct => value(*other) != Some(own),
+        let site = &self.gpus[gpu].site;
+        let is_joined = unit.request.topology != Topology::Require
+            || self.chosen_of(unit.index).all(|other| are_joined(site, &other.site));
+        is_joined
+            && self.constraints.iter().filter(|c| c.requests.contains(&unit.index)).all(|constraint| {
+                let value = |gpu: usize| constraint.values.get(&self.gpus[gpu].name);
+                let Some(own) = value(gpu) else { return false };
+                let chosen = self.units.iter().zip(&self.chosen);
+                let mut others = chosen.filter(|(u, _)| constraint.requests.contains(&u.index));
+                others.all(|(_, other)| match constraint.rule {
+                    Rule::Match => value(*other) == Some(own),
+                    Rule::Distinct => value(*other) != Some(own),
+                })
             })
-        })
     }
 
     fn fullness(&self) -> Fullness {
-        let sum = |part: fn(&Taken) -> u64| self.taken.iter().map(part).sum::<u64>();
+        let sum = |part: fn(&Taken, &Gpu) -> u64| {
+            self.taken.iter().zip(self.gpus).map(|(taken, gpu)| part(taken, gpu)).sum::<u64>()
+        };
         let total = |part: fn(&Gpu) -> u64| self.gpus.iter().map(part).sum::<u64>();
         Fullness::new(
-            (sum(|t| t.memory), total(|g| g.memory)),
-            (sum(|t| t.cores.into()), total(|g| g.cores.into())),
+            (sum(Taken::memory), total(|g| g.memory)),
+            (sum(|t, g| t.cores(g).into()), total(|g| g.cores.into())),
             self.taken.iter().map(|t| t.shares).sum(),
         )
     }

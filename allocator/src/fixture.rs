@@ -1,15 +1,16 @@
 //! Text in, text out. A cluster is a line per node, `node-a: gpu-0 12/16 c50, gpu-1 16/16 down` with free and total
-//! GiB, free cores after `c` (100 if unsaid) and `down` for an unhealthy one; `#2` after the total is its shape. A demand
+//! GiB, free cores after `c` (100 if unsaid) and `down` for an unhealthy one; `#2` after the total is its shape, `n1`, `p1`
+//! and `u1` are its NVLink group, PCIe root and NUMA node, and `x150` lets one and a half of it be promised. A demand
 //! is words: `memory=8` (GiB), `percent=50`, `all`, `cores=30`, `count=2`, `every` (GPU of the node), `look` (takes
-//! nothing), `node=Spread`, `gpu=Spread`, `shape=2`, `shun=2` (a shape), `cpu=500`,
+//! nothing), `node=Spread`, `gpu=Spread`, `shape=2`, `shun=2` (a shape), `topology=Require`, `soft` (may be oversubscribed), `cpu=500`,
 //! `on=node-a`; `+` begins another request of the same
 //! container, `/` one of another container.
 
 use std::collections::BTreeSet;
 
 use crate::{
-    Cluster, Demand, Exclusions, Gpu, GpuState, MemoryAsk, Node, NodeExclusion, Policy, Request, Room,
-    Shapes, Share,
+    Cluster, Demand, Exclusions, Gpu, GpuState, MemoryAsk, Node, NodeExclusion, Overcommit, Oversubscribed,
+    Policy, Request, Room, Shapes, Share, Site, Topology,
 };
 
 pub(crate) const GIB: u64 = 1 << 30;
@@ -29,6 +30,9 @@ pub(crate) fn cluster(text: &str) -> Cluster {
             let (free, total): (u64, u64) = (free.parse().unwrap(), total.parse().unwrap());
             let rest: Vec<&str> = words.collect();
             let cores = rest.iter().find_map(|w| w.strip_prefix('c')).map_or(100, |c| c.parse().unwrap());
+            let number =
+                |sign: char| -> Option<u16> { rest.iter().find_map(|w| w.strip_prefix(sign)?.parse().ok()) };
+            let percent = number('x').unwrap_or(100);
             let state = if rest.contains(&"down") { GpuState::Unhealthy } else { GpuState::Healthy };
             let shape = shape.parse().unwrap();
             node.gpus.push(Gpu {
@@ -36,12 +40,16 @@ pub(crate) fn cluster(text: &str) -> Cluster {
                 shape,
                 memory: total * GIB,
                 cores: 100,
+                overcommit: Overcommit { memory: percent, cores: percent },
                 shares: 64,
                 state,
+                site: Site { nvlink: number('n'), pcie: number('p').map(u32::from), numa: number('u') },
             });
             if free < total || cores < 100 {
                 let memory = (total - free) * GIB;
-                shares.push(Share { node: name.into(), gpu: gpu.into(), memory, cores: 100 - cores });
+                let (node, gpu) = (name.into(), gpu.into());
+                let oversubscribed = Oversubscribed::default();
+                shares.push(Share { node, gpu, memory, cores: 100 - cores, oversubscribed });
             }
         }
         cluster.set_node(name, node);
@@ -72,9 +80,11 @@ pub(crate) fn demand(text: &str) -> Demand {
             all: false,
             memory: MemoryAsk::All,
             cores: 0,
+            oversubscribed: Oversubscribed::default(),
             shapes: Shapes::Any,
             barred: BTreeSet::new(),
             gpu_policy: Policy::Binpack,
+            topology: Topology::Prefer,
             containers: BTreeSet::new(),
         };
         for word in part.split_whitespace() {
@@ -88,6 +98,9 @@ pub(crate) fn demand(text: &str) -> Demand {
                 ("shun", n) => drop(request.barred.insert(n.parse().unwrap())),
                 ("gpu", p) => request.gpu_policy = policy(p),
                 ("node", p) => demand.node_policy = policy(p),
+                ("topology", "Ignore") => request.topology = Topology::Ignore,
+                ("topology", "Require") => request.topology = Topology::Require,
+                ("soft", _) => request.oversubscribed = Oversubscribed { memory: true, cores: true },
                 ("cpu", n) => demand.room.cpu_milli = n.parse().unwrap(),
                 ("on", n) => demand.only_node = Some(n.into()),
                 ("without", n) => {

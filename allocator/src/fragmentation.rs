@@ -14,14 +14,17 @@ pub(crate) mod value;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-use crate::cluster::{Cluster, Gpu, Node, NodeTaken, Room, Taken};
+use crate::cluster::{Cluster, Gpu, Node, Room};
 use crate::demand::{Constraint, Demand, MemoryAsk, Request};
 use crate::fill::Fill;
+use crate::hash::Quick;
 use crate::mix::{Drawn, Mix, Spec};
 use crate::plan::{free_room, room_reason};
 use crate::policy::Policy;
+use crate::taken::{NodeTaken, Taken};
 use crate::vacancy::Vacancy;
 use reserve::{Prices, Reserve, Shell, Supply};
 use table::{Ask, NEVER, Tables};
@@ -45,8 +48,8 @@ struct Slot {
     class: u32,
     /// Free CPU, memory and places, exactly.
     room: (i64, i64, i64),
-    /// Free memory, cores and places of each GPU, exactly.
-    exact: Box<[(u64, u32, u32)]>,
+    /// Hash of the vacancies: a slot is scored anew when it is another one.
+    exact: u64,
     state: State,
     shell: Shell,
     /// Number of the shell when prices were set, if it was there then.
@@ -111,12 +114,15 @@ impl Slot {
     fn may_take(&self, room: &Room, requests: &[Request]) -> bool {
         room_reason(room, self.room).is_none()
             && requests.iter().all(|request| {
+                // What may be oversubscribed may take less than it is.
+                let soft = request.oversubscribed;
                 let memory = match request.memory {
-                    MemoryAsk::Bytes(bytes) => bytes / MIB,
+                    MemoryAsk::Bytes(bytes) if !soft.memory => bytes / MIB,
                     _ => 0,
                 };
+                let cores = if soft.cores { 0 } else { request.cores };
                 let fits = |(shape, free): &(u32, (u32, u32))| {
-                    u64::from(free.0) >= memory && free.1 >= request.cores && request.shapes.contains(*shape)
+                    u64::from(free.0) >= memory && free.1 >= cores && request.shapes.contains(*shape)
                 };
                 let count = request.count as usize;
                 self.state.gpus().filter(fits).take(count).count() == count
@@ -162,7 +168,9 @@ impl Fragmentation {
         });
         let room = free_room(node, taken);
         let free = Vacancy::of_node(node, taken).map(free_of).collect();
-        let exact = Vacancy::of_node(node, taken).map(|v| (v.memory, v.cores, v.places)).collect();
+        let mut exact = Quick::default();
+        Vacancy::of_node(node, taken).for_each(|vacancy| vacancy.hash(&mut exact));
+        let exact = exact.finish();
         let state = State::new(make.clone(), room.0, room.1.div_euclid(MIB as i64), free);
         // Rounded to cores and GiB: nodes of one make differ by less.
         let shell =

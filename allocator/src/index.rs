@@ -1,12 +1,13 @@
 //! Nodes by kind, each kind in the order of fullness, with summaries of every few: a decision looks at summaries and at
 //! the few nodes they cannot rule out. Nothing here is truth: it is made from a node and what is taken of it.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::cluster::{Node, NodeTaken};
+use crate::cluster::Node;
 use crate::summary::{Scale, Summary};
+use crate::taken::NodeTaken;
+use crate::tally::Tally;
 use crate::vacancy::Vacancy;
 
 /// Most nodes of a block.
@@ -19,6 +20,8 @@ pub(crate) struct KindKey {
     pub(crate) class: u32,
     /// More is held on some GPU than it has. It cannot happen, and where it does fullness is no order.
     over: bool,
+    /// More may be promised of some GPU than it has.
+    pub(crate) overcommitted: bool,
     /// Shape, memory and cores of each GPU, sorted.
     pub(crate) gpus: Vec<(u32, u64, u32)>,
 }
@@ -70,7 +73,7 @@ pub(crate) struct Kind {
     pub(crate) scale: Scale,
     pub(crate) blocks: Vec<Block>,
     /// GPUs of all nodes: many are alike.
-    pub(crate) vacancies: BTreeMap<Vacancy, u32>,
+    pub(crate) tally: Tally,
 }
 
 /// Every node.
@@ -85,10 +88,11 @@ impl KindKey {
         let mut gpus: Vec<_> = node.gpus.iter().map(|g| (g.shape, g.memory, g.cores)).collect();
         gpus.sort_unstable();
         let over = node.gpus.iter().any(|gpu| {
-            let taken = taken.and_then(|t| t.gpus.get(&gpu.name));
-            taken.is_some_and(|t| t.memory > gpu.memory || t.cores > gpu.cores)
+            let taken = taken.and_then(|t| t.gpu(&gpu.name));
+            taken.is_some_and(|t| t.memory(gpu) > gpu.memory || t.cores(gpu) > gpu.cores)
         });
-        Self { class: node.class, over, gpus }
+        let overcommitted = node.gpus.iter().any(|gpu| gpu.overcommit.is_any());
+        Self { class: node.class, over, overcommitted, gpus }
     }
 
     /// All GPUs have the same memory, so a request takes the same of each.
@@ -147,15 +151,15 @@ impl Kind {
             memory: key.gpus.iter().map(|g| g.1).max().unwrap_or(0),
             cores: key.gpus.iter().map(|g| g.2).max().unwrap_or(0),
         };
-        Self { key, total, scale, blocks: Vec::new(), vacancies: BTreeMap::new() }
+        Self { key, total, scale, blocks: Vec::new(), tally: Tally::default() }
     }
 
     fn key_of(&self, name: Arc<str>, node: &Node, taken: Option<&NodeTaken>) -> Key {
         let (mut memory, mut cores, mut shares) = (0u64, 0u64, 0u32);
         for gpu in &node.gpus {
-            if let Some(t) = taken.and_then(|t| t.gpus.get(&gpu.name)) {
-                memory = memory.saturating_add(t.memory);
-                cores += u64::from(t.cores);
+            if let Some(t) = taken.and_then(|t| t.gpu(&gpu.name)) {
+                memory = memory.saturating_add(t.memory(gpu));
+                cores += u64::from(t.cores(gpu));
                 shares = shares.saturating_add(t.shares);
             }
         }
@@ -178,9 +182,7 @@ impl Kind {
     }
 
     fn insert(&mut self, seat: Seat) {
-        for vacancy in &seat.vacancies {
-            *self.vacancies.entry(*vacancy).or_default() += 1;
-        }
+        seat.vacancies.iter().for_each(|vacancy| self.tally.add(*vacancy));
         if self.blocks.is_empty() {
             self.blocks.push(Block { summary: seat.summary.clone(), seats: vec![seat] });
             return;
@@ -201,14 +203,8 @@ impl Kind {
 
     fn remove(&mut self, key: &Key) {
         let Some((at, seat)) = self.find(key) else { return };
-        for vacancy in self.blocks[at].seats.remove(seat).vacancies {
-            if let Entry::Occupied(mut count) = self.vacancies.entry(vacancy) {
-                *count.get_mut() -= 1;
-                if *count.get() == 0 {
-                    count.remove();
-                }
-            }
-        }
+        let seat = self.blocks[at].seats.remove(seat);
+        seat.vacancies.iter().for_each(|vacancy| self.tally.remove(vacancy));
         // A block that became small joins the one before it.
         let len = |at: usize| self.blocks[at].seats.len();
         let joins = at > 0 && len(at) + len(at - 1) <= BLOCK / 2;

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use crate::cluster::Share;
 use crate::demand::NodeExclusion;
+use crate::overcommit::Oversubscribed;
 
 /// Parts per million, 0..=1_000_000: integers only, so ties are real ties. Prints as `0.497`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,9 +30,22 @@ pub struct PlacedShare {
     pub memory: u64,
     /// Percent of GPU time.
     pub cores: u32,
+    /// Which of both may be promised to others too.
+    pub oversubscribed: Oversubscribed,
 }
 
 impl PlacedShare {
+    /// What is held for it on the placement's node.
+    pub fn on(&self, node: &str) -> Share {
+        Share {
+            node: node.to_owned(),
+            gpu: self.gpu.clone(),
+            memory: self.memory,
+            cores: self.cores,
+            oversubscribed: self.oversubscribed,
+        }
+    }
+
     /// Whether it takes nothing of the GPU: only [`crate::MemoryAsk::Nothing`] takes no memory.
     pub fn looks_only(&self) -> bool {
         self.memory == 0
@@ -65,6 +80,8 @@ pub enum GpuReason {
     Unhealthy,
     /// It fits alone, but the pod's requests together do not fit its node.
     NotEnoughGpus,
+    /// The same, where a request wants GPUs that reach each other without the host ([`crate::Topology::Require`]).
+    NotEnoughJoinedGpus,
 }
 
 /// Why a whole node is out. Counted per node.
@@ -100,7 +117,7 @@ pub struct Refusal {
 
 impl GpuReason {
     /// Every reason, in order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::InsufficientMemory,
         Self::InsufficientCores,
         Self::NoSharesLeft,
@@ -108,6 +125,7 @@ impl GpuReason {
         Self::Tainted,
         Self::Unhealthy,
         Self::NotEnoughGpus,
+        Self::NotEnoughJoinedGpus,
     ];
 
     /// As refusals print it.
@@ -120,6 +138,7 @@ impl GpuReason {
             Self::Tainted => "Tainted",
             Self::Unhealthy => "Unhealthy",
             Self::NotEnoughGpus => "NotEnoughGpus",
+            Self::NotEnoughJoinedGpus => "NotEnoughJoinedGpus",
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use crate::cluster::{Cluster, Node, NodeTaken, Room};
+use crate::cluster::{Cluster, Node, Room};
 use crate::demand::{Demand, MemoryAsk, Request};
 use crate::fill::Fill;
 use crate::fragmentation::Fragmentation;
@@ -13,6 +13,7 @@ use crate::index::{Key, Kind, Seat};
 use crate::placement::{NodeReason, PlacedShare, Placement, Refusal};
 use crate::policy::{Fullness, Policy, Rank};
 use crate::summary::{Range, Summary};
+use crate::taken::NodeTaken;
 use crate::vacancy::memory_of;
 
 /// What a node of one kind must have for a demand, and what the demand takes of it.
@@ -72,16 +73,20 @@ impl Needs {
                 continue;
             }
             let count = if request.all { matches } else { request.count };
+            // What a soft share takes depends on what is promised already, and is hard to tell from outside a node.
+            let is_soft = kind.key.overcommitted && request.oversubscribed.is_any();
+            let cores = if is_soft { 0 } else { request.cores };
+            let least = if is_soft { 0 } else { least };
             let memory = i64::try_from(least).unwrap_or(i64::MAX);
             whole = whole.saturating_add(memory.saturating_mul(count.into()));
             shares = shares.saturating_add(count);
             let known = kind.key.is_even() || matches!(request.memory, MemoryAsk::Bytes(_));
-            takes = takes.filter(|_| known).map(|(memory, cores)| {
+            takes = takes.filter(|_| known && !is_soft).map(|(memory, cores)| {
                 let count = u64::from(count);
                 (memory.saturating_add(least.saturating_mul(count)), cores + u64::from(request.cores) * count)
             });
-            let bit = kind.scale.bit(least, request.cores);
-            parts.push(Part { count, memory, cores: request.cores.into(), bit });
+            let bit = kind.scale.bit(least, cores);
+            parts.push(Part { count, memory, cores: cores.into(), bit });
         }
         let takes = takes.filter(|_| kind.key.is_ordered());
         Some(Self { room: demand.room, parts, whole, takes, shares })

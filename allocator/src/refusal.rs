@@ -1,14 +1,16 @@
 //! Why a pod fits nowhere: whole blocks of nodes at once where their summary tells, node by node where it does not.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::Cluster;
 use crate::demand::{Demand, MemoryAsk, Request};
-use crate::hash::QuickMap;
-use crate::index::{Index, Kind};
+use crate::index::{Index, Kind, Seat};
 use crate::placement::{GpuReason, NodeReason, Refusal};
 use crate::plan::{all_have, node_reason, room_reason};
 use crate::summary::Summary;
+use crate::tally::Group;
+use crate::topology::Topology;
 use crate::vacancy::{Vacancy, memory_of};
 
 impl Cluster {
@@ -48,11 +50,22 @@ impl Cluster {
                 }
             }
         }
+        refusal.name_joined(demand);
         refusal
     }
 }
 
 impl Refusal {
+    /// Where a request wants GPUs that are joined, says that it is such of which there are not enough.
+    pub(crate) fn name_joined(&mut self, demand: &Demand) {
+        let wants = |r: &Request| r.topology == Topology::Require && (r.count > 1 || r.all);
+        if demand.requests.iter().any(wants)
+            && let Some(count) = self.gpu_reasons.remove(&GpuReason::NotEnoughGpus)
+        {
+            self.gpu_reasons.insert(GpuReason::NotEnoughJoinedGpus, count);
+        }
+    }
+
     /// Counts all nodes of a kind, of which none is ruled out by name: GPUs that are alike together, and one by one those of
     /// nodes that lack CPU, memory or places. False if these are many, or the kind is out; then nothing is counted.
     fn add_kind(&mut self, kind: &Kind, demand: &Demand) -> bool {
@@ -70,18 +83,39 @@ impl Refusal {
         if lacking.len() > nodes / 8 {
             return false;
         }
-        let mut without: QuickMap<&Vacancy, u32> = QuickMap::default();
+        let mut counts = [0u32; GpuReason::ALL.len()];
+        // GPUs of nodes that are out count for their node, and do not tell what is free.
+        let gone = |vacancy: &Vacancy| -> u32 {
+            let of_seat =
+                |(seat, _): &(&Seat, NodeReason)| seat.vacancies.iter().filter(|v| *v == vacancy).count();
+            lacking.iter().map(of_seat).sum::<usize>() as u32
+        };
+        // The most free memory first: what comes later seldom tells more.
+        for group in kind.tally.groups().rev() {
+            self.gpus += group.count;
+            if let Some(why) =
+                Why::of_group(group, demand).filter(|why| lacking.is_empty() || why.tells_memory())
+            {
+                counts[why.reason as usize] += group.count;
+                let is_there =
+                    || lacking.is_empty() || group.members().any(|(vacancy, count)| count > gone(vacancy));
+                if self.learns(&why) && is_there() {
+                    self.note(&why);
+                }
+                continue;
+            }
+            for (vacancy, count) in group.members() {
+                let Some(why) = Why::of(vacancy, demand) else { continue };
+                counts[why.reason as usize] += count;
+                if self.learns(&why) && (lacking.is_empty() || count > gone(vacancy)) {
+                    self.note(&why);
+                }
+            }
+        }
         for (seat, reason) in lacking {
             *self.node_reasons.entry(reason).or_default() += 1;
-            seat.vacancies.iter().for_each(|v| *without.entry(v).or_default() += 1);
-        }
-        let mut counts = [0; GpuReason::ALL.len()];
-        for (vacancy, count) in &kind.vacancies {
-            self.gpus += count;
-            let without = if without.is_empty() { None } else { without.get(vacancy) };
-            let count = count - without.unwrap_or(&0);
-            if let Some(reason) = self.reason(vacancy, count, demand) {
-                counts[reason as usize] += count;
+            for why in seat.vacancies.iter().filter_map(|vacancy| Why::of(vacancy, demand)) {
+                counts[why.reason as usize] -= 1;
             }
         }
         for (reason, count) in GpuReason::ALL.into_iter().zip(counts).filter(|c| c.1 > 0) {
@@ -127,45 +161,71 @@ impl Refusal {
         let count = nodes.gpus - nodes.unhealthy - nodes.crowded;
         add(open.reason, count);
         if count > 0 {
-            self.note(open.reason, open.free, open.asked);
+            self.note(&Why { reason: open.reason, free: open.free, asked: open.asked });
         }
         true
     }
 
     /// Counts GPUs of one vacancy.
     pub(crate) fn add_gpus(&mut self, gpu: &Vacancy, count: u32, demand: &Demand) {
-        if let Some(reason) = self.reason(gpu, count, demand) {
-            *self.gpu_reasons.entry(reason).or_default() += count;
+        if let Some(why) = Why::of(gpu, demand).filter(|_| count > 0) {
+            self.note(&why);
+            *self.gpu_reasons.entry(why.reason).or_default() += count;
         }
     }
 
-    /// The reason of so many GPUs of one vacancy: that of the first request if no request fits, else that it is not enough.
-    fn reason(&mut self, gpu: &Vacancy, count: u32, demand: &Demand) -> Option<GpuReason> {
-        let request = demand.requests.first().filter(|_| count > 0)?;
+    /// Whether [`Self::note`] would keep it.
+    fn learns(&self, why: &Why) -> bool {
+        match why.reason {
+            GpuReason::InsufficientMemory => self
+                .memory
+                .is_none_or(|(free, asked)| (why.free.0, Reverse(why.asked.0)) > (free, Reverse(asked))),
+            GpuReason::InsufficientCores => self.cores.is_none_or(|(free, _)| why.free.1 > free),
+            _ => false,
+        }
+    }
+
+    /// Keeps the most that is free of what was lacking; among equals the least that was asked.
+    fn note(&mut self, why: &Why) {
+        if self.learns(why) {
+            match why.reason {
+                GpuReason::InsufficientMemory => self.memory = Some((why.free.0, why.asked.0)),
+                _ => self.cores = Some((why.free.1, why.asked.1)),
+            }
+        }
+    }
+}
+
+/// Why a GPU does not take the requests, and memory and cores that are free of it and asked for.
+struct Why {
+    reason: GpuReason,
+    free: (u64, u32),
+    asked: (u64, u32),
+}
+
+impl Why {
+    /// The reason of the first request if no request fits, else that it is not enough.
+    fn of(gpu: &Vacancy, demand: &Demand) -> Option<Self> {
+        let request = demand.requests.first()?;
         let reason = match gpu.takes(request) {
             Err(reason) if demand.requests[1..].iter().all(|r| gpu.takes(r).is_err()) => reason,
             _ => GpuReason::NotEnoughGpus,
         };
-        self.note(reason, (gpu.memory, gpu.cores), (memory_of(request.memory, gpu.capacity), request.cores));
-        Some(reason)
+        let asked = (memory_of(request.memory, gpu.capacity), request.cores);
+        Some(Self { reason, free: gpu.free_for(request), asked })
     }
 
-    /// Keeps the most that is free of what was lacking; among equals the least that was asked.
-    fn note(&mut self, reason: GpuReason, free: (u64, u32), asked: (u64, u32)) {
-        use std::cmp::Reverse;
-        match reason {
-            GpuReason::InsufficientMemory => {
-                let (free, Reverse(asked)) = self.memory.map_or((free.0, Reverse(asked.0)), |(f, a)| {
-                    (f, Reverse(a)).max((free.0, Reverse(asked.0)))
-                });
-                self.memory = Some((free, asked));
-            }
-            GpuReason::InsufficientCores => {
-                let most = self.cores.map_or(free.1, |(f, _)| f.max(free.1));
-                self.cores = Some((most, asked.1));
-            }
-            _ => {}
-        }
+    /// The one reason of GPUs that differ in free cores only; `None` if they have several, or it takes a look at each.
+    fn of_group(group: &Group, demand: &Demand) -> Option<Self> {
+        let [request] = &demand.requests[..] else { return None };
+        let (fewest, most) = group.ends().filter(|_| !request.oversubscribed.is_any())?;
+        let (one, other) = (Self::of(fewest, demand)?, Self::of(most, demand)?);
+        (one.reason == other.reason).then_some(other)
+    }
+
+    /// Whether its reason is not about cores, in which GPUs of a group differ.
+    fn tells_memory(&self) -> bool {
+        self.reason != GpuReason::InsufficientCores
     }
 }
 
@@ -183,7 +243,8 @@ impl Open {
         let first = demand.requests.first()?;
         // A GPU may be looked at however it is, and some of a kind may have taints.
         let is_barred = |r: &Request| kind.key.gpus.iter().any(|g| r.barred.contains(&g.0));
-        if demand.requests.iter().any(|r| r.memory == MemoryAsk::Nothing || is_barred(r)) {
+        let is_soft = |r: &Request| kind.key.overcommitted && r.oversubscribed.is_any();
+        if demand.requests.iter().any(|r| r.memory == MemoryAsk::Nothing || is_barred(r) || is_soft(r)) {
             return None;
         }
         let capacity = kind.key.gpus.first()?.1;

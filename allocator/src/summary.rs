@@ -1,7 +1,8 @@
 //! What a set of nodes has at most and at least: enough to tell that a pod fits none of them, and often why.
 
-use crate::cluster::{Node, NodeTaken};
+use crate::cluster::Node;
 use crate::plan::free_room;
+use crate::taken::NodeTaken;
 use crate::vacancy::Vacancy;
 
 /// The grid of free memory and free cores: tenths of a GPU, and all of it.

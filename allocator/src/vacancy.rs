@@ -1,8 +1,9 @@
 //! What decides whether a GPU takes a request.
 
-use crate::cluster::{Gpu, GpuState, Node, NodeTaken, Taken};
+use crate::cluster::{Gpu, GpuState, Node};
 use crate::demand::{MemoryAsk, Request};
 use crate::placement::GpuReason;
+use crate::taken::{NodeTaken, Taken};
 
 /// Memory is handed out in this unit.
 const MIB: u64 = 1 << 20;
@@ -18,6 +19,8 @@ pub(crate) struct Vacancy {
     pub(crate) memory: u64,
     /// Free cores, in percent.
     pub(crate) cores: u32,
+    /// Memory and cores that can still be promised to those that may be oversubscribed.
+    pub(crate) soft: (u64, u32),
     /// Tenants that it still takes.
     pub(crate) places: u32,
 }
@@ -41,8 +44,9 @@ impl Vacancy {
             shape: gpu.shape,
             is_unhealthy: gpu.state == GpuState::Unhealthy,
             capacity: gpu.memory,
-            memory: gpu.memory.saturating_sub(taken.memory),
-            cores: gpu.cores.saturating_sub(taken.cores),
+            memory: gpu.memory.saturating_sub(taken.memory(gpu)),
+            cores: gpu.cores.saturating_sub(taken.cores(gpu)),
+            soft: taken.soft_room(gpu),
             places: gpu.shares.saturating_sub(taken.shares),
         }
     }
@@ -50,9 +54,16 @@ impl Vacancy {
     /// Of each GPU of a node, in the order of names.
     pub(crate) fn of_node(node: &Node, taken: Option<&NodeTaken>) -> impl Iterator<Item = Self> {
         node.gpus.iter().map(move |gpu| {
-            let taken = taken.and_then(|t| t.gpus.get(&gpu.name)).copied().unwrap_or_default();
+            let taken = taken.and_then(|t| t.gpu(&gpu.name)).unwrap_or_default();
             Self::of(gpu, &taken)
         })
+    }
+
+    /// Memory and cores that are free for a request.
+    pub(crate) fn free_for(&self, request: &Request) -> (u64, u32) {
+        let soft = request.oversubscribed;
+        let memory = if soft.memory { self.soft.0 } else { self.memory };
+        (memory, if soft.cores { self.soft.1 } else { self.cores })
     }
 
     /// Whether it has room for one unit of a request.
@@ -73,10 +84,11 @@ impl Vacancy {
         if self.places == 0 {
             return Err(GpuReason::NoSharesLeft);
         }
-        if memory_of(request.memory, self.capacity) > self.memory {
+        let (memory, cores) = self.free_for(request);
+        if memory_of(request.memory, self.capacity) > memory {
             return Err(GpuReason::InsufficientMemory);
         }
-        if request.cores > self.cores {
+        if request.cores > cores {
             return Err(GpuReason::InsufficientCores);
         }
         Ok(())

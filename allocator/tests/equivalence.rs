@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use vgpu_allocator::{
-    Cluster, Constraint, Demand, Exclusions, Gpu, GpuState, MemoryAsk, Mix, Node, NodeExclusion, POLICIES,
-    Policy, Request, Room, Rule, Shapes, Share,
+    Cluster, Constraint, Demand, Exclusions, Gpu, GpuState, MemoryAsk, Mix, Node, NodeExclusion, Overcommit,
+    Oversubscribed, POLICIES, Policy, Request, Room, Rule, Shapes, Share, Site, Topology,
 };
 
 const GIB: u64 = 1 << 30;
@@ -30,6 +30,13 @@ fn name(node: usize) -> String {
     format!("node-{node:03}")
 }
 
+/// Pairs on a PCIe root, fours on a NUMA node, and an NVLink from one pair to another.
+fn site(gpu: usize) -> Site {
+    let number = |n: usize| u16::try_from(n).ok();
+    let pcie = number(gpu / 2).map(u32::from);
+    Site { nvlink: matches!(gpu, 1 | 2).then_some(0), pcie, numa: number(gpu / 4) }
+}
+
 fn node() -> impl Strategy<Value = Node> {
     let state = prop_oneof![9 => Just(GpuState::Healthy), 1 => Just(GpuState::Unhealthy)];
     // Mostly nodes of one make; some with GPUs of several shapes, sizes and numbers of tenants.
@@ -39,8 +46,10 @@ fn node() -> impl Strategy<Value = Node> {
             shape: 0,
             memory: 16 * GIB,
             cores: 100,
+            overcommit: Overcommit::default(),
             shares: 3,
             state: if i == 0 { state } else { GpuState::Healthy },
+            site: site(i),
         };
         (0..n).map(gpu).collect::<Vec<_>>()
     });
@@ -49,16 +58,19 @@ fn node() -> impl Strategy<Value = Node> {
         prop_oneof![Just(7u64), Just(16), Just(40)],
         prop_oneof![Just(100u32), Just(150)],
         1..4u32,
-        state,
+        (state, prop_oneof![2 => Just((100u16, 100u16)), 1 => Just((150, 130))]),
     );
     let mixed = proptest::collection::vec(odd, 0..5).prop_map(|gpus| {
-        let gpu = |(i, (shape, memory, cores, shares, state)): (usize, (u32, u64, u32, u32, GpuState))| Gpu {
+        type Odd = (u32, u64, u32, u32, (GpuState, (u16, u16)));
+        let gpu = |(i, (shape, memory, cores, shares, (state, percent))): (usize, Odd)| Gpu {
             name: format!("gpu-{i}"),
             shape,
             memory: memory * GIB,
             cores,
+            overcommit: Overcommit { memory: percent.0, cores: percent.1 },
             shares,
             state,
+            site: site(i),
         };
         gpus.into_iter().enumerate().map(gpu).collect()
     });
@@ -86,17 +98,21 @@ fn request() -> impl Strategy<Value = Request> {
     let containers = proptest::collection::btree_set(0..2u32, 1..3);
     let all = proptest::bool::weighted(0.1);
     let barred = prop_oneof![5 => Just(BTreeSet::new()), 1 => proptest::collection::btree_set(0..3u32, 0..3)];
-    (memory, 0..6u32, (count, all), (shapes, barred), policy(), containers).prop_map(
-        |(memory, cores, (count, all), (shapes, barred), gpu_policy, containers)| Request {
+    let topology = prop_oneof![Just(Topology::Ignore), Just(Topology::Prefer), Just(Topology::Require)];
+    let soft = (proptest::bool::weighted(0.2), proptest::bool::weighted(0.2));
+    (memory, 0..6u32, (count, all, topology, soft), (shapes, barred), policy(), containers).prop_map(
+        |(memory, cores, (count, all, topology, soft), (shapes, barred), gpu_policy, containers)| Request {
             claim: "claim".into(),
             name: "gpu".into(),
             count,
             all,
             memory,
             cores: if memory == MemoryAsk::Nothing { 0 } else { cores * 11 },
+            oversubscribed: Oversubscribed { memory: soft.0, cores: soft.1 },
             shapes,
             barred,
             gpu_policy,
+            topology,
             containers,
         },
     )
@@ -164,7 +180,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
 
     #[test]
     fn both_ways_answer_the_same(
@@ -184,7 +200,7 @@ proptest! {
                 Step::PodGone(p) => cluster.drop_pod(&format!("pod-{p}")),
                 Step::ClaimGone(c) => cluster.drop_claim(&format!("claim-{c}")),
                 Step::Force(c, n, g, memory, cores) => {
-                    let share = Share { node: name(n), gpu: format!("gpu-{g}"), memory: memory * GIB, cores };
+                    let share = Share { node: name(n), gpu: format!("gpu-{g}"), memory: memory * GIB, cores, oversubscribed: Oversubscribed::default() };
                     cluster.hold_claim(&format!("claim-{c}"), vec![share]);
                 }
                 Step::Learn => {
@@ -196,13 +212,7 @@ proptest! {
                     let answer = cluster.plan(&demand);
                     prop_assert_eq!(&answer, &cluster.plan_exhaustively(&demand));
                     if let Ok(placed) = answer {
-                        let share = |s: &vgpu_allocator::PlacedShare| Share {
-                            node: placed.node.clone(),
-                            gpu: s.gpu.clone(),
-                            memory: s.memory,
-                            cores: s.cores,
-                        };
-                        cluster.hold_claim(&format!("claim-{c}"), placed.shares.iter().map(share).collect());
+                        cluster.hold_claim(&format!("claim-{c}"), placed.shares.iter().map(|s| s.on(&placed.node)).collect());
                         cluster.hold_pod(&format!("claim-{c}"), &placed.node, demand.room);
                     }
                 }
@@ -218,9 +228,11 @@ proptest! {
                 all: false,
                 memory: MemoryAsk::Bytes(3 * GIB),
                 cores: 10,
+                oversubscribed: Oversubscribed::default(),
                 shapes: Shapes::Any,
                 barred: BTreeSet::new(),
                 gpu_policy: policy,
+                topology: Topology::Prefer,
                 containers: BTreeSet::new(),
             };
             for requests in [vec![], vec![request]] {

@@ -117,6 +117,9 @@ pub struct Gpu {
     /// NUMA node; absent when the machine has none or does not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub numa_node: Option<i64>,
+    /// UUIDs of the GPUs of the node that it reaches over NVLink, directly or through switches; sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nvlink_peers: Vec<String>,
     /// Whether the driver can use it.
     #[serde(default)]
     pub health: Health,

@@ -31,6 +31,15 @@ pub struct GpuPolicySpec {
     // The API server knows int32, not schemars' uint32.
     #[schemars(with = "Option<i32>", range(min = 1, max = 1024))]
     pub shares_per_gpu: Option<u32>,
+    /// How much of a GPU's memory may be promised to claims with `memory.oversubscription: Allowed`, in percent of what firm
+    /// shares leave, 100 to 1000. Default 100: no more than there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<i32>", range(min = 100, max = 1000))]
+    pub memory_overcommit_percent: Option<u32>,
+    /// The same of a GPU's time, for claims with `cores.oversubscription: Allowed`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<i32>", range(min = 100, max = 1000))]
+    pub cores_overcommit_percent: Option<u32>,
     /// NVML UUIDs of GPUs that are not published.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub excluded_gpus: Vec<String>,

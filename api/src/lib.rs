@@ -14,6 +14,7 @@ pub use gpu_policy::{GpuPolicy, GpuPolicySpec};
 pub use quantity::{Format, Quantity, QuantityError};
 pub use share_config::{
     Cores, Enforcement, Memory, Oversubscription, Placement, Policy, Priority, ShareConfig, ShareConfigError,
+    Topology,
 };
 
 /// One mebibyte in bytes; capacities are floored to it and shares are multiples of it.

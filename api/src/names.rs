@@ -43,6 +43,16 @@ pub const MEMORY_PERCENT: &str = "memoryPercent";
 pub const CORES: &str = "cores";
 /// Capacity: tenants.
 pub const SHARES: &str = "shares";
+/// Attribute: a number that GPUs of a node share of which any two reach each other over NVLink.
+pub const NVLINK_GROUP: &str = "nvlinkGroup";
+/// Attribute: how much of the memory may be promised to claims that allow it, in percent; absent without overcommit.
+pub const MEMORY_OVERCOMMIT: &str = "memoryOvercommitPercent";
+/// Attribute: the same of the GPU's time.
+pub const CORES_OVERCOMMIT: &str = "coresOvercommitPercent";
+/// Attribute: PCIe root complex.
+pub const PCIE_ROOT: &str = "resource.kubernetes.io/pcieRoot";
+/// Attribute: NUMA node.
+pub const NUMA_NODE: &str = "resource.kubernetes.io/numaNode";
 /// Hard key of a ResourceQuota: bytes of GPU memory that a namespace's claims may hold together.
 pub const QUOTA_MEMORY: &str = "requests.vgpu-dra.io/memory";
 /// Hard key of a ResourceQuota: percent of GPUs that a namespace's claims may hold together.

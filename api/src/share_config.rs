@@ -52,6 +52,18 @@ impl std::str::FromStr for Policy {
     }
 }
 
+/// How much it matters that the GPUs of one request are close to each other.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Topology {
+    /// Any two of them reach each other over NVLink or below one PCIe root; without such GPUs the pod waits.
+    Require,
+    /// As close as the policy leaves a choice: over NVLink, then below one PCIe root, then on one NUMA node.
+    #[default]
+    Prefer,
+    /// Not at all.
+    Ignore,
+}
+
 /// Placement of a share. Unset fields are taken from the class, then from the controller's flags.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -62,6 +74,9 @@ pub struct Placement {
     /// Order of GPUs inside the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<Policy>,
+    /// Of a request for several GPUs; `None`: `Prefer`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topology: Option<Topology>,
 }
 
 /// What `cores` means for a share.
@@ -114,6 +129,10 @@ pub struct Cores {
     /// `None`: `Hard`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enforcement: Option<Enforcement>,
+    /// `Allowed`: where the admin lets GPUs be overcommitted, the guarantee shrinks while all who have one want it at once.
+    /// `None`: `Forbidden`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oversubscription: Option<Oversubscription>,
 }
 
 /// What a share may be told beside its amounts. Every field is optional.
@@ -200,8 +219,12 @@ impl ShareConfig {
             placement: Placement {
                 node: later.placement.node.or(self.placement.node),
                 gpu: later.placement.gpu.or(self.placement.gpu),
+                topology: later.placement.topology.or(self.placement.topology),
             },
-            cores: Cores { enforcement: later.cores.enforcement.or(self.cores.enforcement) },
+            cores: Cores {
+                enforcement: later.cores.enforcement.or(self.cores.enforcement),
+                oversubscription: later.cores.oversubscription.or(self.cores.oversubscription),
+            },
             memory: Memory {
                 oversubscription: later.memory.oversubscription.or(self.memory.oversubscription),
             },
@@ -225,7 +248,7 @@ mod tests {
         let c = decode(
             json!({"apiVersion": API_VERSION, "kind": "ShareConfig", "placement": {"node": "Spread"}}),
         );
-        assert_eq!(c.unwrap().placement, Placement { node: Some(Policy::Spread), gpu: None });
+        assert_eq!(c.unwrap().placement, Placement { node: Some(Policy::Spread), ..Placement::default() });
     }
 
     #[test]
@@ -260,7 +283,7 @@ mod tests {
             (
                 json!({"limit": 3}),
                 json!("Low"),
-                "parameters.cores.limit: unknown field `limit`, expected `enforcement`",
+                "parameters.cores.limit: unknown field `limit`, expected `enforcement` or `oversubscription`",
             ),
         ] {
             assert_eq!(read(cores, priority).unwrap_err(), want);
@@ -288,10 +311,33 @@ mod tests {
     }
 
     #[test]
+    fn topology_and_cores_are_overlaid_like_the_rest() {
+        let read = |body: Value| {
+            let mut all = json!({"apiVersion": API_VERSION, "kind": "ShareConfig"});
+            all.as_object_mut().unwrap().extend(body.as_object().unwrap().clone());
+            decode(all).unwrap()
+        };
+        let class =
+            read(json!({"placement": {"topology": "Require"}, "cores": {"oversubscription": "Allowed"}}));
+        let claim = read(json!({"placement": {"gpu": "Spread"}, "cores": {"enforcement": "Elastic"}}));
+        let both = class.overlaid(claim);
+        assert_eq!(
+            (both.placement.topology, both.placement.gpu),
+            (Some(Topology::Require), Some(Policy::Spread))
+        );
+        assert_eq!(both.cores.oversubscription, Some(Oversubscription::Allowed));
+        let other = read(json!({"placement": {"topology": "Ignore"}}));
+        assert_eq!(both.overlaid(other).placement.topology, Some(Topology::Ignore));
+    }
+
+    #[test]
     fn an_unknown_field_is_refused_with_its_path() {
         let e =
             decode(json!({"apiVersion": API_VERSION, "kind": "ShareConfig", "placement": {"nod": "Spread"}}));
-        assert_eq!(e.unwrap_err(), "parameters.placement.nod: unknown field `nod`, expected `node` or `gpu`");
+        assert_eq!(
+            e.unwrap_err(),
+            "parameters.placement.nod: unknown field `nod`, expected one of `node`, `gpu`, `topology`"
+        );
     }
 
     #[test]
@@ -315,7 +361,10 @@ mod tests {
 
     #[test]
     fn the_later_configuration_wins_field_by_field() {
-        let place = |node, gpu| ShareConfig { placement: Placement { node, gpu }, ..ShareConfig::default() };
+        let place = |node, gpu| ShareConfig {
+            placement: Placement { node, gpu, topology: Some(Topology::Require) },
+            ..ShareConfig::default()
+        };
         let class = place(Some(Policy::Binpack), Some(Policy::Binpack));
         let claim = place(None, Some(Policy::Spread));
         assert_eq!(class.overlaid(claim), place(Some(Policy::Binpack), Some(Policy::Spread)));

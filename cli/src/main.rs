@@ -2,6 +2,7 @@
 
 mod manifest;
 mod table;
+mod trace;
 
 use std::path::{Path, PathBuf};
 
@@ -51,11 +52,22 @@ enum Command {
         #[command(flatten)]
         common: Common,
     },
-    /// Where the pods of a manifest would go, one after another, after those that wait already.
+    /// Where the pods of a manifest would go, one after another, after those that wait already; or how many of a trace's pods
+    /// fit its nodes, under each policy.
     Simulate {
         /// YAML with Pods and the ResourceClaimTemplates and ResourceClaims they name, as far as the cluster has not got them.
-        #[arg(long, short, value_name = "FILE")]
-        filename: PathBuf,
+        #[arg(long, short, value_name = "FILE", required_unless_present = "trace", conflicts_with = "trace")]
+        filename: Option<PathBuf>,
+        /// Pods as comma-separated values, `cpu_milli,memory_mib,num_gpu,gpu_milli,gpu_spec`, in the order they come; may be
+        /// compressed (.gz). No cluster is asked.
+        #[arg(long, value_name = "FILE", requires = "nodes", conflicts_with_all = ["snapshot", "namespace"])]
+        trace: Option<PathBuf>,
+        /// The trace's nodes, `cpu_milli,memory_mib,gpu,model`.
+        #[arg(long, value_name = "FILE", requires = "trace")]
+        nodes: Option<PathBuf>,
+        /// The policy of nodes and GPUs the trace is placed by; each of them without it.
+        #[arg(long, requires = "trace")]
+        policy: Option<vgpu_api::Policy>,
         #[command(flatten)]
         common: Common,
     },
@@ -95,7 +107,19 @@ async fn run(command: Command) -> anyhow::Result<()> {
             );
             print(&explained, common.output)
         }
-        Command::Simulate { filename, common } => {
+        Command::Simulate { trace: Some(trace), nodes: Some(nodes), policy, common, .. } => {
+            let wanted =
+                |known: &&(&str, vgpu_allocator::Policy)| policy.is_some_and(|p| p.name() == known.0);
+            let policy = vgpu_allocator::POLICIES.iter().find(wanted).map(|known| known.1);
+            let outcomes = trace::simulate(&nodes, &trace, policy)?;
+            match common.output {
+                Output::Json => println!("{}", serde_json::to_string_pretty(&outcomes)?),
+                Output::Table => print!("{}", trace::table(&outcomes)),
+            }
+            Ok(())
+        }
+        Command::Simulate { filename, common, .. } => {
+            let filename = filename.context("--filename or --trace is needed")?;
             let text = read(&filename)?;
             let (mut snapshot, namespace, client) = look(&common).await?;
             let added = manifest::add(&mut snapshot, &text, &namespace)

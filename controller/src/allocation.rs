@@ -292,6 +292,7 @@ mod tests {
             gpu: "gpu-ab".into(),
             memory: 7500 * MIB,
             cores: 30,
+            oversubscribed: Default::default(),
         };
         let grant = Grant {
             claim: Arc::new(ResourceClaim::default()),

@@ -50,6 +50,6 @@ pub struct Args {
 impl Args {
     /// What is laid under class and claim configuration.
     pub fn placement(&self) -> Placement {
-        Placement { node: Some(self.node_policy), gpu: Some(self.gpu_policy) }
+        Placement { node: Some(self.node_policy), gpu: Some(self.gpu_policy), ..Placement::default() }
     }
 }

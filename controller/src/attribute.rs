@@ -7,7 +7,7 @@ use k8s_openapi::api::resource::v1::{Device, DeviceAttribute, ResourceSlice};
 use vgpu_api::names::DRIVER;
 
 /// An attribute of a device by its full name, `domain/name`; one without a domain in the slice has the driver's.
-fn of<'a>(device: &'a Device, name: &str) -> Option<&'a DeviceAttribute> {
+pub(crate) fn of<'a>(device: &'a Device, name: &str) -> Option<&'a DeviceAttribute> {
     let attributes = device.attributes.as_ref()?;
     attributes.get(name).or_else(|| match name.split_once('/') {
         Some((domain, own)) if domain == DRIVER => attributes.get(own),

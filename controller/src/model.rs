@@ -16,6 +16,7 @@ use crate::facts::Facts;
 use crate::pod::Pod;
 use crate::preemption::ByNode;
 use crate::quota::Quotas;
+use crate::request::oversubscribed_by;
 use crate::shapes::Shapes;
 use crate::stores::Stores;
 use crate::taint::Rule;
@@ -87,6 +88,8 @@ pub fn node_of(claim: &ResourceClaim) -> Option<String> {
 
 /// What an allocated claim holds.
 pub fn shares(claim: &ResourceClaim) -> Vec<Share> {
+    let allocation = claim.status.as_ref().and_then(|s| s.allocation.as_ref());
+    let config = allocation.and_then(|a| a.devices.as_ref()).and_then(|d| d.config.as_deref());
     let share = |result: &&DeviceRequestAllocationResult| {
         let consumed = |name: &str| -> u64 {
             let quantity = result.consumed_capacity.as_ref().and_then(|c| c.get(name));
@@ -98,6 +101,7 @@ pub fn shares(claim: &ResourceClaim) -> Vec<Share> {
             gpu: result.device.clone(),
             memory: consumed(MEMORY),
             cores: u32::try_from(consumed(CORES)).unwrap_or(0),
+            oversubscribed: config.map(|c| oversubscribed_by(c, &result.request)).unwrap_or_default(),
         })
     };
     own_results(claim).iter().filter(|r| r.admin_access != Some(true)).filter_map(share).collect()

@@ -201,6 +201,7 @@ impl Planner {
         self.stores.ready().await;
         self.fence().await;
         loop {
+            self.stores.look_for_rules();
             let began = Instant::now();
             match self.allocator {
                 Allocator::Controller => self.pass().await,
@@ -500,11 +501,6 @@ impl Planner {
 /// What a plan lets a claim hold.
 fn given(placed: &Placed, claim: &ResourceClaim) -> Vec<Share> {
     let uid = claim.uid().unwrap_or_default();
-    let share = |s: &vgpu_allocator::PlacedShare| Share {
-        node: placed.node.clone(),
-        gpu: s.gpu.clone(),
-        memory: s.memory,
-        cores: s.cores,
-    };
-    placed.shares.iter().filter(|s| s.claim == uid && !s.looks_only()).map(share).collect()
+    let held = placed.shares.iter().filter(|s| s.claim == uid && !s.looks_only());
+    held.map(|share| share.on(&placed.node)).collect()
 }

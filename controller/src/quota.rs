@@ -198,7 +198,8 @@ mod tests {
     }
 
     fn share(mib: u64, cores: u32) -> Share {
-        Share { node: "n".into(), gpu: "gpu-a".into(), memory: mib * MIB, cores }
+        let oversubscribed = Default::default();
+        Share { node: "n".into(), gpu: "gpu-a".into(), memory: mib * MIB, cores, oversubscribed }
     }
 
     fn quotas(list: &[ResourceQuota]) -> Quotas {

@@ -1,21 +1,24 @@
 //! Pure: a claim's requests as the engine takes them, or what is wrong with them.
 
 mod amounts;
+mod settings;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::resource::v1::{
-    DeviceClaimConfiguration, DeviceClass, DeviceClassConfiguration, DeviceConstraint, DeviceRequest,
-    DeviceSelector, DeviceSubRequest, DeviceToleration, ExactDeviceRequest, ResourceClaim,
+    DeviceClaimConfiguration, DeviceClass, DeviceConstraint, DeviceRequest, DeviceSelector, DeviceSubRequest,
+    DeviceToleration, ExactDeviceRequest, ResourceClaim,
 };
 use serde_json::Value;
-use vgpu_allocator::{Constraint, MemoryAsk, Policy as EnginePolicy, Request, Rule};
-use vgpu_api::names::DRIVER;
-use vgpu_api::{Placement, Policy, ShareConfig};
+use vgpu_allocator::{Constraint, MemoryAsk, Oversubscribed, Request, Rule};
+use vgpu_api::{Placement, Policy};
 
 use crate::class::{Selectors, Unmatched};
 use crate::shapes::Shapes;
+
+pub use settings::{node_policy, oversubscribed_by};
+use settings::{oversubscribed, read_settings};
 
 /// What is wrong with a claim. The text names field, value and cure; the object is added by who says it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -94,14 +97,6 @@ impl Choice {
     }
 }
 
-fn engine(policy: Policy) -> EnginePolicy {
-    match policy {
-        Policy::Binpack => EnginePolicy::Binpack,
-        Policy::Spread => EnginePolicy::Spread,
-        Policy::LeastFragmentation => EnginePolicy::LeastFragmentation,
-    }
-}
-
 /// The request's own name of `<request>/<subrequest>`, as containers and allocation-wide settings name it.
 pub fn main_name(name: &str) -> &str {
     name.split_once('/').map_or(name, |(main, _)| main)
@@ -152,8 +147,22 @@ pub fn read(claim: &ResourceClaim, known: &Known<'_>) -> Result<Vec<Asked>, Unre
             tolerations: chosen.iter().filter_map(|c| c.tolerations()).collect(),
         }
     };
-    Ok(ways(&choices).into_iter().map(way).collect())
+    let mut found: Vec<Asked> = ways(&choices).into_iter().map(way).collect();
+    let gpus = |asked: &Asked| asked.requests.iter().map(|r| u64::from(r.count)).sum::<u64>();
+    let fewest = found.iter().map(gpus).min().unwrap_or(0);
+    found.retain(|asked| gpus(asked) <= RESULTS.into());
+    if found.is_empty() && fewest > 0 {
+        let note = format!(
+            "spec.devices.requests: they ask for {fewest} GPUs, and an allocation holds {RESULTS} at most; make several claims \
+             of it"
+        );
+        return invalid("TooManyDevices", note);
+    }
+    Ok(found)
 }
+
+/// GPUs that the allocation of a claim can hold. Source: resource.k8s.io/v1, AllocationResultsMaxSize.
+pub const RESULTS: u32 = 32;
 
 /// Ways that are tried for one claim, and for one pod.
 pub const WAYS: usize = 64;
@@ -302,7 +311,8 @@ fn read_choice(
     } else {
         amounts::read(&format!("{field}.capacity.requests"), &amounts)?
     };
-    let placement = read_placement(name, &class, own_config)?;
+    let settings = read_settings(name, &class, own_config)?;
+    let placement = settings.placement;
     let config = class.spec.config.iter().flatten().map(|entry| {
         let value = serde_json::to_value(entry).unwrap_or_default();
         config_entry("FromClass", Some(std::slice::from_ref(&name.to_owned())), value)
@@ -318,59 +328,18 @@ fn read_choice(
             all,
             memory,
             cores,
+            oversubscribed: match memory {
+                MemoryAsk::Nothing => Oversubscribed::default(),
+                _ => oversubscribed(&settings),
+            },
             shapes,
             barred: known.shapes.barred(&tolerations),
-            gpu_policy: engine(placement.gpu.or(known.defaults.gpu).unwrap_or(Policy::Binpack)),
+            gpu_policy: settings::policy(placement.gpu.or(known.defaults.gpu)),
+            topology: settings::topology(placement.topology.or(known.defaults.topology)),
             containers: Default::default(),
         },
         tolerations,
     })
-}
-
-/// Class configuration, then the claim's, field by field; an entry without requests holds for all of them.
-fn read_placement(
-    request: &str,
-    class: &DeviceClass,
-    own: &[DeviceClaimConfiguration],
-) -> Result<Placement, Invalid> {
-    let class_name = class.metadata.name.as_deref().unwrap_or_default();
-    let mut config = ShareConfig::default();
-    let from_class =
-        class.spec.config.iter().flatten().enumerate().map(|(i, c): (usize, &DeviceClassConfiguration)| {
-            (format!("DeviceClass {class_name} spec.config[{i}].opaque"), c.opaque.as_ref())
-        });
-    let holds = |c: &DeviceClaimConfiguration| names(c.requests.as_deref(), request);
-    let from_claim = own
-        .iter()
-        .enumerate()
-        .filter(|(_, c)| holds(c))
-        .map(|(i, c)| (format!("spec.devices.config[{i}].opaque"), c.opaque.as_ref()));
-    for (field, opaque) in from_class.chain(from_claim) {
-        let Some(opaque) = opaque.filter(|o| o.driver == DRIVER) else { continue };
-        match ShareConfig::decode(&opaque.parameters.0) {
-            Ok(later) => config = config.overlaid(later),
-            Err(error) => return invalid("InvalidShareConfig", format!("{field}.{error}")),
-        }
-    }
-    Ok(config.placement)
-}
-
-/// One node policy for a pod: those its claims name must agree.
-///
-/// # Errors
-/// [`Invalid`] with both.
-pub fn node_policy(named: &[Policy], default: Option<Policy>) -> Result<EnginePolicy, Invalid> {
-    let first = named.first().copied();
-    match named.iter().find(|p| Some(**p) != first) {
-        Some(other) => {
-            let first = first.unwrap_or(*other);
-            let note = format!(
-                "placement.node: the pod's claims ask for both {first} and {other}; a pod goes to one node, use one policy"
-            );
-            invalid("ContradictingPlacement", note)
-        }
-        None => Ok(engine(first.or(default).unwrap_or(Policy::Binpack))),
-    }
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ use crate::slice;
 use crate::taint::{Rule, Taint};
 
 /// Attributes that tell a GPU from others of its model, without their domain.
-const OWN: [&str; 5] = ["uuid", "minor", "pciBusID", "pcieRoot", "numaNode"];
+const OWN: [&str; 6] = ["uuid", "minor", "pciBusID", "pcieRoot", "numaNode", "nvlinkGroup"];
 /// Shapes that are remembered although no GPU has them.
 const PAST: usize = 4096;
 

@@ -1,12 +1,18 @@
 //! Pure: a GpuNode and its policy as ResourceSlices, and slices as the engine's GPUs.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::resource::v1::{Device, DeviceTaint, ResourceSlice};
 use serde_json::{Value, json};
-use vgpu_allocator::{Gpu as EngineGpu, GpuState};
-use vgpu_api::names::{self, CORES, MEMORY, MEMORY_PERCENT, SHARES};
+use vgpu_allocator::{Gpu as EngineGpu, GpuState, Overcommit, Site};
+use vgpu_api::names::{
+    self, CORES, CORES_OVERCOMMIT, MEMORY, MEMORY_OVERCOMMIT, MEMORY_PERCENT, NUMA_NODE, NVLINK_GROUP,
+    PCIE_ROOT, SHARES,
+};
 use vgpu_api::{Gpu, GpuNode, GpuPolicySpec, Health, Quantity};
 
 use crate::args::Allocator;
+use crate::attribute;
 
 /// Devices of a slice: the API takes no more where any has a taint.
 const DEVICES: usize = 64;
@@ -28,9 +34,12 @@ pub fn slices(gpu_node: &GpuNode, policy: &GpuPolicySpec, allocator: Allocator, 
     };
     let gpus: Vec<&Gpu> =
         status.gpus.iter().filter(published).filter(|_| full && status.limiter.ready).collect();
-    let shares = policy.shares_per_gpu.unwrap_or(names::DEFAULT_SHARES_PER_GPU);
     let driver = (status.driver_version.as_str(), status.cuda_driver_version.as_str());
-    let devices: Vec<Value> = gpus.iter().map(|g| device(g, driver, shares, allocator)).collect();
+    let links = nvlink_groups(&status.gpus);
+    let devices: Vec<Value> = gpus
+        .iter()
+        .map(|gpu| device(gpu, links.get(gpu.uuid.as_str()).copied(), driver, policy, allocator))
+        .collect();
     let chunks: Vec<&[Value]> =
         if devices.is_empty() { vec![&[]] } else { devices.chunks(DEVICES).collect() };
     let owner = gpu_node.metadata.owner_references.clone().unwrap_or_default();
@@ -50,6 +59,21 @@ pub fn slices(gpu_node: &GpuNode, policy: &GpuPolicySpec, allocator: Allocator, 
     chunks.iter().enumerate().map(slice).collect()
 }
 
+/// A number for each GPU that reaches others over NVLink, by UUID. Links need not reach from all to all, so those of one
+/// number are such of which any two reach each other; it is the minor number of the first.
+fn nvlink_groups(gpus: &[Gpu]) -> BTreeMap<&str, i64> {
+    let reach = |a: &Gpu, b: &Gpu| a.nvlink_peers.contains(&b.uuid) && b.nvlink_peers.contains(&a.uuid);
+    let mut groups: Vec<Vec<&Gpu>> = Vec::new();
+    for gpu in gpus {
+        match groups.iter_mut().find(|group| group.iter().all(|other| reach(gpu, other))) {
+            Some(group) => group.push(gpu),
+            None => groups.push(vec![gpu]),
+        }
+    }
+    let several = groups.iter().filter(|group| group.len() > 1);
+    several.flat_map(|group| group.iter().map(|gpu| (gpu.uuid.as_str(), group[0].minor))).collect()
+}
+
 /// `12.4` and `550.163.01` as the strict versions the API wants; `None` if they are none.
 fn version(text: &str) -> Option<String> {
     let mut parts = text.split('.').map(|p| p.parse::<u64>().ok());
@@ -57,7 +81,14 @@ fn version(text: &str) -> Option<String> {
     Some(format!("{major}.{minor}.{}", parts.next().unwrap_or(Some(0))?))
 }
 
-fn device(gpu: &Gpu, (driver, cuda): (&str, &str), shares: u32, allocator: Allocator) -> Value {
+fn device(
+    gpu: &Gpu,
+    nvlink: Option<i64>,
+    (driver, cuda): (&str, &str),
+    policy: &GpuPolicySpec,
+    allocator: Allocator,
+) -> Value {
+    let shares = policy.shares_per_gpu.unwrap_or(names::DEFAULT_SHARES_PER_GPU);
     let mut attributes = serde_json::Map::new();
     let mut text = |name: &str, value: &str| {
         if !value.is_empty() {
@@ -71,7 +102,7 @@ fn device(gpu: &Gpu, (driver, cuda): (&str, &str), shares: u32, allocator: Alloc
     text("brand", &gpu.brand);
     text("architecture", &gpu.architecture);
     text("resource.kubernetes.io/pciBusID", &gpu.pci_bus_id);
-    text("resource.kubernetes.io/pcieRoot", &gpu.pcie_root);
+    text(PCIE_ROOT, &gpu.pcie_root);
     let versions = [
         ("cudaComputeCapability", gpu.cuda_compute_capability.as_str()),
         ("driverVersion", driver),
@@ -82,10 +113,17 @@ fn device(gpu: &Gpu, (driver, cuda): (&str, &str), shares: u32, allocator: Alloc
             attributes.insert(name.to_owned(), json!({"version": value}));
         }
     }
+    // kube-scheduler would not know what to do with it.
+    let overcommit = |percent: Option<u32>| {
+        percent.filter(|p| *p > 100 && allocator == Allocator::Controller).map(i64::from)
+    };
     let numbers = [
         ("minor", Some(gpu.minor)),
         ("multiprocessors", Some(gpu.multiprocessors).filter(|n| *n > 0)),
-        ("resource.kubernetes.io/numaNode", gpu.numa_node),
+        (NUMA_NODE, gpu.numa_node),
+        (NVLINK_GROUP, nvlink),
+        (MEMORY_OVERCOMMIT, overcommit(policy.memory_overcommit_percent)),
+        (CORES_OVERCOMMIT, overcommit(policy.cores_overcommit_percent)),
     ];
     for (name, value) in numbers {
         if let Some(value) = value {
@@ -168,6 +206,13 @@ pub fn is_current(sent: &Value, stored: &ResourceSlice) -> bool {
     bare(stored) == bare(sent)
 }
 
+/// `pci0000:3a` as a number, no two roots of a machine the same.
+fn pcie_number(root: &str) -> Option<u32> {
+    let (domain, bus) = root.strip_prefix("pci")?.split_once(':')?;
+    let (domain, bus) = (u32::from_str_radix(domain, 16).ok()?, u32::from_str_radix(bus, 16).ok()?);
+    domain.checked_mul(256)?.checked_add(bus)
+}
+
 /// A stored device as the engine's GPU; `None` if it is not one this driver publishes.
 pub fn engine_gpu(device: &Device, shape: u32) -> Option<EngineGpu> {
     let capacity = device.capacity.as_ref()?;
@@ -175,13 +220,22 @@ pub fn engine_gpu(device: &Device, shape: u32) -> Option<EngineGpu> {
         let quantity: Quantity = capacity.get(name)?.value.0.parse().ok()?;
         u64::try_from(quantity.value()).ok()
     };
+    let number = |name: &str| attribute::of(device, name)?.int;
+    let full = |name: &str| format!("{}/{name}", names::DRIVER);
+    let percent = |name: &str| {
+        number(&full(name)).and_then(|p| u16::try_from(p).ok()).filter(|p| *p >= 100).unwrap_or(100)
+    };
+    let small = |number: Option<i64>| number.and_then(|n| u16::try_from(n).ok());
+    let pcie = attribute::of(device, PCIE_ROOT).and_then(|a| pcie_number(a.string.as_deref()?));
     let unhealthy = device.taints.iter().flatten().any(|t| t.key == UNHEALTHY);
     Some(EngineGpu {
         name: device.name.clone(),
         shape,
         memory: value(MEMORY)?,
         cores: u32::try_from(value(CORES)?).ok()?,
+        overcommit: Overcommit { memory: percent(MEMORY_OVERCOMMIT), cores: percent(CORES_OVERCOMMIT) },
         shares: u32::try_from(value(SHARES)?).ok()?,
+        site: Site { nvlink: small(number(&full(NVLINK_GROUP))), pcie, numa: small(number(NUMA_NODE)) },
         state: if unhealthy { GpuState::Unhealthy } else { GpuState::Healthy },
     })
 }
@@ -224,6 +278,53 @@ mod tests {
         assert_eq!(device["taints"][0]["key"], "vgpu-dra.io/allocator");
         let gpu = engine_gpu(&stored(sent).spec.devices.unwrap()[0], 7).unwrap();
         assert_eq!((gpu.memory, gpu.cores, gpu.shares), (15_104 << 20, 100, 64));
+    }
+
+    #[test]
+    fn what_may_be_promised_and_where_a_gpu_is_come_back_from_the_slice() {
+        let mut node = gpu_node();
+        let status = node.status.as_mut().unwrap();
+        let (a, b) = ("GPU-AB".to_owned(), "GPU-CD".to_owned());
+        let place = |gpu: &Gpu| Gpu { pcie_root: "pci0001:3a".into(), numa_node: Some(1), ..gpu.clone() };
+        let first = Gpu { nvlink_peers: vec![b.clone()], minor: 4, ..place(&status.gpus[0]) };
+        let second = Gpu { uuid: b, nvlink_peers: vec![a], minor: 5, ..first.clone() };
+        status.gpus = vec![first, second];
+        let policy = GpuPolicySpec {
+            memory_overcommit_percent: Some(150),
+            cores_overcommit_percent: Some(100),
+            ..GpuPolicySpec::default()
+        };
+        let sent = &slices(&node, &policy, Allocator::Controller, true)[0];
+        let devices = stored(sent).spec.devices.unwrap();
+        let gpu = engine_gpu(&devices[1], 7).unwrap();
+        assert_eq!(gpu.overcommit, Overcommit { memory: 150, cores: 100 });
+        assert_eq!(gpu.site, Site { nvlink: Some(4), pcie: Some(256 + 0x3a), numa: Some(1) });
+        assert_eq!(sent["spec"]["devices"][0]["capacity"]["memory"]["value"], "15104Mi");
+        let open = &slices(&node, &policy, Allocator::Scheduler, true)[0];
+        assert_eq!(
+            engine_gpu(&stored(open).spec.devices.unwrap()[0], 7).unwrap().overcommit,
+            Overcommit::default()
+        );
+    }
+
+    #[test]
+    fn gpus_of_an_nvlink_group_all_reach_each_other() {
+        // Two fours of which each reaches its own and one of the other, as on machines with a cube of links.
+        let uuid = |n: i64| format!("GPU-{n}");
+        let gpu = |n: i64| {
+            let own = (0..8).filter(|m| *m != n && m / 4 == n / 4);
+            Gpu {
+                uuid: uuid(n),
+                minor: n,
+                nvlink_peers: own.chain([(n + 4) % 8]).map(uuid).collect(),
+                ..Gpu::default()
+            }
+        };
+        let mut gpus: Vec<Gpu> = (0..8).map(gpu).collect();
+        gpus.push(Gpu { uuid: "GPU-alone".into(), minor: 8, ..Gpu::default() });
+        let groups = nvlink_groups(&gpus);
+        assert_eq!((0..8).map(|n| groups[uuid(n).as_str()]).collect::<Vec<_>>(), [0, 0, 0, 0, 4, 4, 4, 4]);
+        assert!(!groups.contains_key("GPU-alone"));
     }
 
     #[test]

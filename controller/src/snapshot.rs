@@ -66,7 +66,7 @@ impl Default for Defaults {
 impl Defaults {
     /// What is laid under class and claim configuration.
     pub fn placement(&self) -> Placement {
-        Placement { node: Some(self.node), gpu: Some(self.gpu) }
+        Placement { node: Some(self.node), gpu: Some(self.gpu), ..Placement::default() }
     }
 
     /// Of a Deployment's first container's arguments; what is not said has the flag's own default.

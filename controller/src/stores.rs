@@ -15,14 +15,24 @@ use kube::runtime::utils::Backoff;
 use kube::runtime::{WatchStreamExt, reflector, watcher};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use vgpu_api::names::{CLAIMS_CONFIG_MAP, DRIVER};
 use vgpu_api::{GpuNode, GpuPolicy};
 
 use crate::WRITE_DEADLINE;
 use crate::pod::{self, Pod};
 use crate::snapshot::Snapshot;
+
+/// How often an API server without DeviceTaintRules is asked for them.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
+
+/// When the API server was asked for DeviceTaintRules, or that it is being asked.
+enum Asking {
+    Since(Instant),
+    Now(oneshot::Receiver<Option<ApiResource>>),
+}
 
 /// Plural of DeviceTaintRule.
 const TAINT_RULES: &str = "devicetaintrules";
@@ -59,6 +69,8 @@ pub struct Stores {
     pub taint_rules: Option<Store<DynamicObject>>,
     /// Something changed.
     pub changed: Arc<Notify>,
+    /// Whether the API server has such rules by now, while it had none.
+    asking: Asking,
     client: Client,
     watches: JoinSet<()>,
 }
@@ -103,6 +115,7 @@ impl Stores {
             gate_maps: watch(tasks, client, gate_maps, &changed),
             taint_rules: None,
             changed,
+            asking: Asking::Since(Instant::now()),
             client: client.clone(),
             watches,
         }
@@ -128,22 +141,53 @@ impl Stores {
             gate_maps: filled(Vec::new()),
             taint_rules: Some(filled_with(Writer::new(rules), snapshot.taint_rules)),
             changed: Arc::default(),
+            asking: Asking::Since(Instant::now()),
             client,
             watches: JoinSet::new(),
+        }
+    }
+
+    fn watch_rules(&mut self, rules: ApiResource) -> Store<DynamicObject> {
+        let api = Api::all_with(self.client.clone(), &rules);
+        let writer = Writer::new(rules);
+        watch_with(&mut self.watches, api, writer, watcher::Config::default(), &self.changed, |_| ())
+    }
+
+    /// While the API server has no DeviceTaintRules, asks for them now and then: they may be turned on at any time.
+    pub fn look_for_rules(&mut self) {
+        if self.taint_rules.is_some() {
+            return;
+        }
+        let answer = match &mut self.asking {
+            Asking::Since(last) if last.elapsed() < ASK_AGAIN => return,
+            Asking::Since(_) => {
+                let (sender, answer) = oneshot::channel();
+                let client = self.client.clone();
+                self.watches.spawn(async move { drop(sender.send(taint_rules(&client).await)) });
+                self.asking = Asking::Now(answer);
+                return;
+            }
+            Asking::Now(answer) => match answer.try_recv() {
+                Err(oneshot::error::TryRecvError::Empty) => return,
+                answer => answer.ok().flatten(),
+            },
+        };
+        self.asking = Asking::Since(Instant::now());
+        if let Some(rules) = answer {
+            tracing::info!("the API server has DeviceTaintRules now");
+            self.taint_rules = Some(self.watch_rules(rules));
         }
     }
 
     /// Waits until every store has seen what there was.
     pub async fn ready(&mut self) {
         if let Some(rules) = taint_rules(&self.client).await {
-            let api = Api::all_with(self.client.clone(), &rules);
-            let writer = Writer::new(rules);
-            let store =
-                watch_with(&mut self.watches, api, writer, watcher::Config::default(), &self.changed, |_| ());
+            let store = self.watch_rules(rules);
             // As below.
             let _ = store.wait_until_ready().await;
             self.taint_rules = Some(store);
         }
+        self.asking = Asking::Since(Instant::now());
         // An error means that the writer is gone, which ends with the process.
         let _ = tokio::join!(
             self.nodes.wait_until_ready(),

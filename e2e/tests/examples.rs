@@ -26,6 +26,7 @@ examples! {
     exclusive "exclusive";
     fractional "fractional";
     init_container "init-container";
+    joined_gpus "joined-gpus";
     memory_limit "memory-limit";
     memory_percent "memory-percent";
     over_request "over-request";

@@ -34,9 +34,9 @@ impl Drop for Task {
     }
 }
 
-/// Runs `pass` now and after every change.
+/// Runs `pass` now and after every change of what actors look at.
 fn on_change(api: &FakeApi, mut pass: impl FnMut() + Send + 'static) -> Task {
-    let mut changes = api.changes();
+    let mut changes = api.work();
     changes.mark_raised();
     Task(tokio::spawn(async move {
         loop {
@@ -91,9 +91,9 @@ impl FakeApi {
         let store = self.store();
         let filter = Filter::default();
         let mut all: Vec<Arc<Value>> = store.list(kind, &filter, None).map(|(_, o)| o.clone()).collect();
+        // They come by key, and the sort keeps that order among those of one age.
         all.sort_by(|a, b| {
-            let age = |o: &Value| (text(&o["metadata"]["creationTimestamp"]).to_owned(), key(o));
-            age(a).cmp(&age(b))
+            text(&a["metadata"]["creationTimestamp"]).cmp(text(&b["metadata"]["creationTimestamp"]))
         });
         all
     }

@@ -99,10 +99,11 @@ pub(crate) fn kinds() -> &'static [Kind] {
     })
 }
 
-/// What is served of a group's version, given its path, `/apis/<group>/<version>`.
-pub(crate) fn resources(path: &str) -> Option<Value> {
+/// What is served of a group's version, given its path, `/apis/<group>/<version>`, of the kinds that are.
+pub(crate) fn resources(path: &str, is_served: impl Fn(&str) -> bool) -> Option<Value> {
     let (group, version) = path.strip_prefix("/apis/")?.split_once('/')?;
-    let served = kinds().iter().filter(|k| k.group == group && k.version == version).map(|k| {
+    let of_version = kinds().iter().filter(|k| k.group == group && k.version == version);
+    let served = of_version.filter(|k| is_served(&k.kind)).map(|k| {
         json!({"name": k.plural, "singularName": "", "namespaced": k.namespaced, "kind": k.kind, "verbs": ["list", "watch"]})
     });
     let served: Vec<Value> = served.collect();

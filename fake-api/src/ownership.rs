@@ -4,6 +4,7 @@
 //! finalizers (a set) and owner references (by UID), as in the schemas of the kinds the driver applies.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
@@ -19,8 +20,20 @@ struct Manager {
 }
 
 /// The managers of one object.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Owners(Vec<Manager>);
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Owners {
+    managers: Vec<Manager>,
+    /// Updates since, oldest first: whose fields they are is found out when somebody applies, which few do.
+    updates: Vec<Update>,
+}
+
+/// What an update made of an object; of nothing, when it was created.
+#[derive(Debug, Clone)]
+struct Update {
+    manager: String,
+    old: Option<Arc<Value>>,
+    new: Arc<Value>,
+}
 
 /// Key of an element of a list that is a set or a map.
 fn element_key(list: &[String], element: &Value) -> Option<String> {
@@ -127,26 +140,31 @@ fn lay(at: &mut Path, live: &mut Value, applied: &Value) {
 
 impl Owners {
     fn entry(&mut self, name: &str, apply: bool) -> &mut BTreeSet<Path> {
-        let found = self.0.iter().position(|m| m.name == name && m.apply == apply);
+        let found = self.managers.iter().position(|m| m.name == name && m.apply == apply);
         let at = found.unwrap_or_else(|| {
-            self.0.push(Manager { name: name.to_owned(), apply, fields: BTreeSet::new() });
-            self.0.len() - 1
+            self.managers.push(Manager { name: name.to_owned(), apply, fields: BTreeSet::new() });
+            self.managers.len() - 1
         });
-        &mut self.0[at].fields
+        &mut self.managers[at].fields
     }
 
     /// A create, update or patch changed an object: its author owns what changed.
-    pub(crate) fn updated(&mut self, manager: &str, old: &Value, new: &Value) {
+    pub(crate) fn updated(&mut self, manager: &str, old: Option<Arc<Value>>, new: Arc<Value>) {
+        self.updates.push(Update { manager: manager.to_owned(), old, new });
+    }
+
+    fn take(&mut self, Update { manager, old, new }: &Update) {
+        let (old, new) = (old.as_deref().unwrap_or(&Value::Null), &**new);
         let (before, after) = (fields(old), fields(new));
         let changed: BTreeSet<Path> =
             after.into_iter().filter(|p| !before.contains(p) || get(old, p) != get(new, p)).collect();
-        for other in &mut self.0 {
+        for other in &mut self.managers {
             other.fields.retain(|p| !changed.contains(p) && get(new, p).is_some());
         }
         if !changed.is_empty() {
             self.entry(manager, false).extend(changed);
         }
-        self.0.retain(|m| !m.fields.is_empty());
+        self.managers.retain(|m| !m.fields.is_empty());
     }
 
     /// Applies a configuration to `live`; the result, or the managers and fields that are in the way.
@@ -157,9 +175,12 @@ impl Owners {
         applied: &Value,
         force: bool,
     ) -> Result<Value, Vec<String>> {
+        for update in std::mem::take(&mut self.updates) {
+            self.take(&update);
+        }
         let set = fields(applied);
         let mut conflicts = Vec::new();
-        for other in self.0.iter().filter(|m| !(m.apply && m.name == manager)) {
+        for other in self.managers.iter().filter(|m| !(m.apply && m.name == manager)) {
             let taken = other.fields.iter().filter(|p| set.contains(*p) && get(live, p) != get(applied, p));
             conflicts.extend(taken.map(|p| format!("conflict with {:?}: .{}", other.name, p.join("."))));
         }
@@ -172,16 +193,16 @@ impl Owners {
         }
         let mine = std::mem::take(self.entry(manager, true));
         for path in mine.difference(&set) {
-            if !self.0.iter().any(|m| m.fields.contains(path)) {
+            if !self.managers.iter().any(|m| m.fields.contains(path)) {
                 remove(&mut result, path);
             }
         }
         lay(&mut Vec::new(), &mut result, applied);
-        for other in self.0.iter_mut().filter(|m| !(m.apply && m.name == manager)) {
+        for other in self.managers.iter_mut().filter(|m| !(m.apply && m.name == manager)) {
             other.fields.retain(|p| !set.contains(p) || get(live, p) == get(applied, p));
         }
         *self.entry(manager, true) = set;
-        self.0.retain(|m| !m.fields.is_empty());
+        self.managers.retain(|m| !m.fields.is_empty());
         Ok(result)
     }
 }
@@ -220,7 +241,7 @@ mod tests {
         let mut owners = Owners::default();
         let live = owners.apply("a", &Value::Null, &json!({"data": {"x": "1", "y": "1"}}), false).unwrap();
         let changed = json!({"data": {"x": "2", "y": "1"}});
-        owners.updated("kubectl", &live, &changed);
+        owners.updated("kubectl", Some(live.into()), changed.clone().into());
         assert!(owners.clone().apply("a", &changed, &json!({"data": {"x": "1"}}), false).is_err());
         assert_eq!(owners.apply("a", &changed, &json!({}), false).unwrap(), json!({"data": {"x": "2"}}));
     }

@@ -75,6 +75,16 @@ impl FakeApi {
         self.store().any.listen()
     }
 
+    /// Told of every write but those of Leases and Events, which no actor looks at.
+    pub(crate) fn work(&self) -> Listener {
+        self.store().work.listen()
+    }
+
+    /// Version of the last write to an object of a kind; 0 before the first.
+    pub fn version_of<K: Resource<DynamicType = ()>>(&self) -> u64 {
+        self.store().last(kind::of_type::<K>())
+    }
+
     /// Returns when nothing was written for `time`.
     pub async fn quiet(&self, time: Duration) {
         let mut changes = self.changes();
@@ -89,6 +99,11 @@ impl FakeApi {
     /// The fields of this feature gate are dropped from now on.
     pub fn turn_off(&self, gate: &str) {
         self.store().gates_off.insert(gate.to_owned());
+    }
+
+    /// They are kept again.
+    pub fn turn_on(&self, gate: &str) {
+        self.store().gates_off.remove(gate);
     }
 
     /// Stores a new object as it is, its status included.
@@ -193,7 +208,8 @@ async fn serve(
     if connection.is_dead() {
         std::future::pending::<()>().await;
     }
-    if let Some(list) = kind::resources(uri.path()) {
+    let has_rules = !connection.api.store().gates_off.contains("DRADeviceTaintRules");
+    if let Some(list) = kind::resources(uri.path(), |kind| kind != "DeviceTaintRule" || has_rules) {
         return answer(200, &list);
     }
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();

@@ -51,6 +51,10 @@ struct Table {
     log: VecDeque<Happening>,
     /// Version of the last happening that is not in the log any more.
     forgotten: u64,
+    /// Version of the last happening.
+    last: u64,
+    /// Whether actors look at objects of this kind.
+    is_work: bool,
 }
 
 /// Everything stored.
@@ -65,6 +69,8 @@ pub(crate) struct Store {
     signals: Vec<Signal>,
     /// Told of every write of any kind.
     pub(crate) any: Signal,
+    /// Told of every write of a kind that actors look at.
+    pub(crate) work: Signal,
 }
 
 /// The day on which every test begins.
@@ -80,7 +86,9 @@ fn has_finalizers(object: &Value) -> bool {
 
 impl Store {
     pub(crate) fn new() -> Self {
-        let tables: Vec<Table> = kinds().iter().map(|_| Table::default()).collect();
+        let is_work = |kind: &Kind| !matches!(kind.kind.as_str(), "Lease" | "Event");
+        let table = |kind: &Kind| Table { is_work: is_work(kind), ..Table::default() };
+        let tables: Vec<Table> = kinds().iter().map(table).collect();
         let signals = kinds().iter().map(|_| Signal::default()).collect();
         Self {
             tables,
@@ -91,7 +99,13 @@ impl Store {
             gates_off: BTreeSet::new(),
             signals,
             any: Signal::default(),
+            work: Signal::default(),
         }
+    }
+
+    /// Version of the last write to an object of a kind.
+    pub(crate) fn last(&self, kind: usize) -> u64 {
+        self.tables[kind].last
     }
 
     pub(crate) fn version(&self) -> u64 {
@@ -152,8 +166,13 @@ impl Store {
 
     fn happened(&mut self, kind: usize, before: Option<Arc<Value>>, object: Arc<Value>, deleted: bool) {
         let version = self.version;
-        self.tables[kind].log.push_back(Happening { version, before, object, deleted });
+        let table = &mut self.tables[kind];
+        table.log.push_back(Happening { version, before, object, deleted });
+        table.last = version;
         self.signals[kind].raise();
+        if table.is_work {
+            self.work.raise();
+        }
         self.any.raise();
     }
 
@@ -275,10 +294,12 @@ impl Store {
         if self.tables[kind].objects.contains_key(&key) {
             return Err(Refused::exists(&known.plural, &key.1));
         }
+        let stored = self.put(kind, key.clone(), object);
         if !manager.is_empty() {
-            self.tables[kind].owners.entry(key.clone()).or_default().updated(manager, &Value::Null, &object);
+            let owners = self.tables[kind].owners.entry(key).or_default();
+            owners.updated(manager, None, stored.clone());
         }
-        Ok(self.put(kind, key, object))
+        Ok(stored)
     }
 
     /// PUT and every kind of PATCH.
@@ -297,7 +318,7 @@ impl Store {
                 _ => Err(Refused::not_found(&known.plural, &key.1)),
             };
         };
-        let mut owners = self.tables[kind].owners.get(key).cloned().unwrap_or_default();
+        let mut owners = None;
         let mut new = match form {
             Form::Put => body.clone(),
             Form::Apply { force } => {
@@ -307,7 +328,9 @@ impl Store {
                 } else {
                     author.manager.into()
                 };
-                let applied = owners.apply(&manager, &old, body, force);
+                let mut found = self.tables[kind].owners.get(key).cloned().unwrap_or_default();
+                let applied = found.apply(&manager, &old, body, force);
+                owners = Some(found);
                 applied.map_err(|c| {
                     Refused::conflict(&known.plural, &key.1, &format!("Apply failed: {}", c.join(", ")))
                 })?
@@ -338,17 +361,20 @@ impl Store {
         let mut new = known.decode(new).map_err(Refused::bad_request)?;
         validate::drop_fields(&known.kind, &mut new, &self.gates_off);
         validate::write(&known.kind, &old, &new, author.status)?;
-        if !matches!(form, Form::Apply { .. }) {
-            owners.updated(author.manager, &old, &new);
-        }
         if new["spec"] != old["spec"] {
             new["metadata"]["generation"] = (old["metadata"]["generation"].as_i64().unwrap_or(0) + 1).into();
         }
-        self.tables[kind].owners.insert(key.clone(), owners);
+        if let Some(owners) = owners {
+            self.tables[kind].owners.insert(key.clone(), owners);
+        }
         if new == *old {
             return Ok(old);
         }
         let stored = self.put(kind, key.clone(), new);
+        if !matches!(form, Form::Apply { .. }) {
+            let owners = self.tables[kind].owners.entry(key.clone()).or_default();
+            owners.updated(author.manager, Some(old), stored.clone());
+        }
         if !stored["metadata"]["deletionTimestamp"].is_null()
             && !has_finalizers(&stored)
             && known.kind != "Pod"

@@ -34,7 +34,7 @@ pub(crate) struct Watch {
 }
 
 fn line(kind: &str, object: &Value) -> String {
-    json!({"type": kind, "object": object}).to_string() + "\n"
+    format!("{{\"type\":\"{kind}\",\"object\":{object}}}\n")
 }
 
 impl Watch {

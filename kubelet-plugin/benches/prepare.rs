@@ -188,5 +188,6 @@ fn share(n: usize) -> WantedShare {
         enforcement: vgpu_api::Enforcement::Hard,
         priority: vgpu_api::Priority::Normal,
         oversubscription: vgpu_api::Oversubscription::Forbidden,
+        cores_oversubscription: Default::default(),
     }
 }

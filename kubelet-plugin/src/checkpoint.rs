@@ -72,6 +72,9 @@ pub struct PreparedShare {
     /// Whether all of its memory is on the GPU.
     #[serde(default, skip_serializing_if = "is_default")]
     pub oversubscription: Oversubscription,
+    /// Whether its cores are booked for it alone.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub cores_oversubscription: Oversubscription,
     /// The GPU without a limiter: all of it, or a look at it (`adminAccess`).
     #[serde(default)]
     pub exclusive: bool,
@@ -210,6 +213,7 @@ mod tests {
             enforcement: Enforcement::Elastic,
             priority: Priority::High,
             oversubscription: Oversubscription::Allowed,
+            cores_oversubscription: Oversubscription::Allowed,
             exclusive: false,
             cdi_ids: vec!["vgpu-dra.io/gpu=GPU-1".into()],
         };

@@ -61,6 +61,8 @@ pub struct WantedShare {
     pub priority: Priority,
     /// Whether all of its memory is on the GPU.
     pub oversubscription: Oversubscription,
+    /// Whether its cores are booked for it alone.
+    pub cores_oversubscription: Oversubscription,
 }
 
 impl WantedShare {
@@ -155,6 +157,7 @@ fn share(
             enforcement: Enforcement::default(),
             priority: Priority::default(),
             oversubscription: Oversubscription::default(),
+            cores_oversubscription: Oversubscription::default(),
         });
     }
     let share_id = result.share_id.clone().filter(|id| is_id(id));
@@ -194,6 +197,7 @@ fn share(
         enforcement: config.cores.enforcement.unwrap_or_default(),
         priority: config.priority.unwrap_or_default(),
         oversubscription: config.memory.oversubscription.unwrap_or_default(),
+        cores_oversubscription: config.cores.oversubscription.unwrap_or_default(),
     })
 }
 

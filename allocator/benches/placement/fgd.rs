@@ -5,8 +5,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use vgpu_allocator::trace::Pod;
+
 use crate::engine::Scheduler;
-use crate::trace::{Pod, Traces};
+use crate::trace::Traces;
 
 struct Host {
     cpu: i64,
@@ -30,7 +32,7 @@ pub(crate) struct Fgd {
 
 impl Fgd {
     pub(crate) fn new(traces: &Traces, pods: &[Pod]) -> Self {
-        let host = |h: &crate::trace::Host| Host {
+        let host = |h: &vgpu_allocator::trace::Host| Host {
             cpu: h.cpu_milli as i64,
             memory: h.memory_mib as i64,
             gpus: vec![(1000, 100); h.gpus as usize],

@@ -15,10 +15,11 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use vgpu_allocator::POLICIES;
+use vgpu_allocator::trace::{Pod, Replay};
 
-use engine::{Engine, Scheduler};
+use engine::Scheduler;
 use fgd::Fgd;
-use trace::{Pod, Random, Traces};
+use trace::{Random, Traces};
 
 /// Demand in percent of the GPUs at which allocation is read.
 const POINTS: [u64; 4] = [90, 95, 100, 130];
@@ -158,7 +159,7 @@ fn main() {
         let drawn = stream(&traces, pods, FIRST_SEED, true);
         let make = |policy: &str, is_two: bool| -> Box<dyn Scheduler> {
             match POLICIES.iter().find(|p| p.0 == policy) {
-                Some((_, policy)) => Box::new(Engine::new(&traces, *policy)),
+                Some((_, policy)) => Box::new(Replay::new(&traces.hosts, *policy, *policy)),
                 None => Box::new(Fgd::new(&traces, if is_two { &drawn } else { pods })),
             }
         };

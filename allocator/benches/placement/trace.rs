@@ -5,32 +5,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// A node of the published cluster.
-pub(crate) struct Host {
-    /// Thousandths of a core.
-    pub(crate) cpu_milli: u64,
-    /// MiB.
-    pub(crate) memory_mib: u64,
-    /// GPUs, all of one model.
-    pub(crate) gpus: u32,
-    /// Number of its model, the same in [`Pod::models`].
-    pub(crate) model: u32,
-}
-
-/// A pod as submitted.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Pod {
-    pub(crate) cpu_milli: u64,
-    pub(crate) memory_mib: u64,
-    /// 0 for a pod without GPUs.
-    pub(crate) gpus: u32,
-    /// Thousandths of each GPU.
-    pub(crate) milli: u32,
-    /// Percent of each GPU's time; 0 in one dimension.
-    pub(crate) cores: u32,
-    /// Models allowed; empty is any.
-    pub(crate) models: Vec<u32>,
-}
+use vgpu_allocator::trace::{self, Host, Models, Pod};
 
 /// Everything in a folder of traces.
 pub(crate) struct Traces {
@@ -42,14 +17,7 @@ pub(crate) struct Traces {
     pub(crate) bounds: BTreeMap<String, f64>,
 }
 
-impl Pod {
-    /// Thousandths of a GPU in all.
-    pub(crate) fn amount(&self) -> u64 {
-        u64::from(self.gpus) * u64::from(self.milli)
-    }
-}
-
-fn read(path: &Path) -> Vec<BTreeMap<String, String>> {
+fn text(path: &Path) -> String {
     let mut text = String::new();
     let file = File::open(path).unwrap_or_else(|e| panic!("cannot open {}: {e}", path.display()));
     let read = if path.extension().is_some_and(|e| e == "gz") {
@@ -58,6 +26,11 @@ fn read(path: &Path) -> Vec<BTreeMap<String, String>> {
         { file }.read_to_string(&mut text)
     };
     read.unwrap_or_else(|e| panic!("cannot read {}: {e}", path.display()));
+    text
+}
+
+fn read(path: &Path) -> Vec<BTreeMap<String, String>> {
+    let text = text(path);
     let mut lines = text.lines();
     let header: Vec<&str> = lines.next().unwrap_or_default().split(',').collect();
     let row =
@@ -73,51 +46,19 @@ impl Traces {
             let found = [folder, &own].into_iter().flat_map(|f| names.iter().map(move |n| f.join(n)));
             found.into_iter().find(|path| path.exists()).unwrap_or_else(|| own.join(names[0]))
         };
-        let mut models: Vec<String> = Vec::new();
-        let mut model = |name: &str| {
-            let known = models.iter().position(|m| m == name);
-            known.unwrap_or_else(|| {
-                models.push(name.to_owned());
-                models.len() - 1
-            }) as u32
-        };
-        let number = |row: &BTreeMap<String, String>, field: &str| -> u64 {
-            row.get(field)
-                .and_then(|v| v.parse().ok())
-                .unwrap_or_else(|| panic!("no number {field} in {row:?}"))
-        };
-        let mut hosts = Vec::new();
-        for row in read(&file(&["openb_node_list_gpu_node.csv.gz", "openb_node_list_gpu_node.csv"])) {
-            hosts.push(Host {
-                cpu_milli: number(&row, "cpu_milli"),
-                memory_mib: number(&row, "memory_mib"),
-                gpus: number(&row, "gpu") as u32,
-                model: model(&row["model"]),
-            });
-        }
+        let mut models = Models::default();
+        let nodes = file(&["openb_node_list_gpu_node.csv.gz", "openb_node_list_gpu_node.csv"]);
+        let hosts = trace::hosts(&text(&nodes), &mut models);
+        let hosts = hosts.unwrap_or_else(|e| panic!("{}: {e}", nodes.display()));
         let mut pods = BTreeMap::new();
         for entry in std::fs::read_dir(folder).expect("a folder of traces") {
             let path = entry.expect("an entry of it").path();
             let file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             let name = file.strip_suffix(".gz").unwrap_or(&file);
-            let trace = name.strip_prefix("openb_pod_list_").and_then(|n| n.strip_suffix(".csv"));
-            let Some(trace) = trace else { continue };
-            let pod = |row: BTreeMap<String, String>| Pod {
-                cpu_milli: number(&row, "cpu_milli"),
-                memory_mib: number(&row, "memory_mib"),
-                gpus: number(&row, "num_gpu") as u32,
-                milli: number(&row, "gpu_milli") as u32,
-                cores: 0,
-                // Traces whose pods all go anywhere lack the column.
-                models: row
-                    .get("gpu_spec")
-                    .map_or("", String::as_str)
-                    .split('|')
-                    .filter(|m| !m.is_empty())
-                    .map(&mut model)
-                    .collect(),
-            };
-            pods.insert(trace.to_owned(), read(&path).into_iter().map(pod).collect());
+            let name = name.strip_prefix("openb_pod_list_").and_then(|n| n.strip_suffix(".csv"));
+            let Some(name) = name else { continue };
+            let found = trace::pods(&text(&path), &mut models);
+            pods.insert(name.to_owned(), found.unwrap_or_else(|e| panic!("{}: {e}", path.display())));
         }
         let mut published = BTreeMap::new();
         for row in read(&file(&["expected_allocation.csv"])) {
@@ -134,7 +75,7 @@ impl Traces {
 
     /// GPUs of the cluster, in thousandths.
     pub(crate) fn capacity(&self) -> u64 {
-        self.hosts.iter().map(|h| u64::from(h.gpus) * 1000).sum()
+        trace::capacity(&self.hosts)
     }
 }
 

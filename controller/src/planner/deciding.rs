@@ -14,7 +14,7 @@ use crate::events::{Saying, reference};
 use crate::model::{self, Model};
 use crate::pod;
 use crate::quota::Exceeded;
-use crate::request::{Asked, Invalid, WAYS};
+use crate::request::{Asked, Invalid, RESULTS, WAYS};
 
 /// Ways whose refusals are told; the rest are counted.
 const TOLD: usize = 4;
@@ -37,6 +37,14 @@ pub(super) enum No {
     NotPlaced(Vec<Demand>, String),
     /// Its namespace would hold too much.
     QuotaExceeded(String),
+}
+
+/// Whether a claim gets more than its allocation can hold: how many GPUs are all of a node's is known only now.
+fn is_too_long(placed: &Placed) -> bool {
+    let claims: HashSet<&str> = placed.shares.iter().map(|s| s.claim.as_str()).collect();
+    let results = |claim: &str| placed.shares.iter().filter(|s| s.claim == claim).count();
+    placed.shares.len() > RESULTS as usize
+        && claims.into_iter().any(|claim| results(claim) > RESULTS as usize)
 }
 
 impl Decision {
@@ -81,8 +89,8 @@ impl Decision {
 impl Planner {
     /// Finds a place for one pod, or says why there is none.
     pub(super) fn plan(&mut self, model: &mut Model, waiting: Waiting, ours: &HashSet<String>, now: Instant) {
-        match self.decide(model, &waiting, ours, now) {
-            Ok(decision) => {
+        match self.decide(model, &waiting, ours, now, 0) {
+            Ok((decision, _)) => {
                 decision.hold(model, &waiting);
                 self.write(waiting, decision, true);
             }
@@ -96,14 +104,15 @@ impl Planner {
         }
     }
 
-    /// Where a pod goes as things are.
+    /// Where a pod goes as things are, and in which of its ways; the first so many of them are passed over.
     pub(super) fn decide(
         &mut self,
         model: &mut Model,
         waiting: &Waiting,
         ours: &HashSet<String>,
         now: Instant,
-    ) -> Result<Decision, No> {
+        passed: usize,
+    ) -> Result<(Decision, usize), No> {
         let pod = &waiting.pod;
         let uid = pod.uid().unwrap_or_default();
         // Another pod of this pass may have been given a claim they share.
@@ -115,37 +124,46 @@ impl Planner {
         {
             return Err(No::NotYet);
         }
-        if let Some(complete) = self.complete(model, waiting, ours, now)? {
-            return Ok(complete);
+        if passed == 0
+            && let Some(complete) = self.complete(model, waiting, ours, now)?
+        {
+            // Of what is written in part there is no other way.
+            return Ok((complete, WAYS));
         }
         let ways = self.ways(model, waiting, &waiting.open, ours, now)?;
         if let Some(first) = ways.first() {
             self.learning.count(&uid, &first.demand);
         }
         let began = std::time::Instant::now();
-        let answer = self.first_that_fits(model, waiting, ways);
+        let answer = self.first_that_fits(model, waiting, ways, passed);
         self.writer.metrics.plan_seconds.observe(began.elapsed().as_secs_f64());
         answer
     }
 
-    /// The first way that fits as things are, and that the namespace's quotas allow.
+    /// The first way that fits as things are, and that the namespace's quotas allow, after so many that are passed over.
     fn first_that_fits(
         &mut self,
         model: &mut Model,
         waiting: &Waiting,
         ways: Vec<Way>,
-    ) -> Result<Decision, No> {
+        passed: usize,
+    ) -> Result<(Decision, usize), No> {
         let are_all = ways.len() < WAYS;
         let (mut demands, mut refusals): (Vec<Demand>, Vec<String>) = Default::default();
         let mut exceeded: Option<Exceeded> = None;
-        for Way { demand, asked } in ways {
+        for (at, Way { demand, asked }) in ways.into_iter().enumerate().skip(passed) {
             self.learning.teach(model, &demand);
             match model.cluster.plan(&demand) {
+                Ok(placed) if is_too_long(&placed) => refusals.push(format!(
+                    "{}: {} GPUs match a request for all of them, an allocation holds {RESULTS} at most; select fewer",
+                    placed.node,
+                    placed.shares.len()
+                )),
                 Ok(placed) => {
                     let decision = Decision { demand, placed, asked };
                     let namespace = waiting.pod.namespace().unwrap_or_default();
                     match model.quotas.exceeded(&namespace, &decision.shares(waiting)) {
-                        None => return Ok(decision),
+                        None => return Ok((decision, at)),
                         Some(more) => drop(exceeded.get_or_insert(more)),
                     }
                 }
@@ -195,12 +213,12 @@ impl Planner {
         }
         held.iter().for_each(|(_, claim)| model.cluster.drop_claim(&uid(claim)));
         let ways = self.ways(model, waiting, &waiting.claims, ours, now);
-        let whole = ways.and_then(|ways| self.first_that_fits(model, waiting, ways));
+        let whole = ways.and_then(|ways| self.first_that_fits(model, waiting, ways, 0));
         held.iter().for_each(|(_, claim)| model.cluster.hold_claim(&uid(claim), model::shares(claim)));
         let Decision { demand, placed, asked } = match whole {
             Err(No::NotYet) => return Err(No::NotYet),
             Err(_) => return Ok(None),
-            Ok(whole) => whole,
+            Ok((whole, _)) => whole,
         };
         let agrees = |(_, claim): &&Named| {
             let planned = placed.shares.iter().filter(|s| s.claim == uid(claim)).map(|s| &s.gpu);

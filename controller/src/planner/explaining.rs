@@ -65,7 +65,7 @@ impl Planner {
             }
         }
         for found in waiting {
-            let decision = self.decide(&mut model, &found, &ours, now);
+            let decision = self.decide(&mut model, &found, &ours, now, 0).map(|(decision, _)| decision);
             if is_asked(&found.pod) {
                 explained.push(self.answer(&mut model, &found, &decision));
             }

@@ -16,6 +16,9 @@ use crate::events::{Saying, reference};
 use crate::model::Model;
 use crate::pod::{self, Gang, Pod};
 
+/// How often the members of a gang are looked at for one answer.
+const TRIES: u32 = 256;
+
 /// Namespace and name.
 pub(super) type Key = (String, String);
 
@@ -118,41 +121,79 @@ impl Planner {
             return self.refuse_gang(gangs, key, members, "GangIncomplete", &why, now);
         }
         let more = members.split_off(missing);
-        let mut decisions: Vec<Decision> = Vec::new();
-        for member in &members {
-            match self.decide(model, member, ours, now) {
-                Ok(decision) => {
-                    decision.hold(model, member);
-                    decisions.push(decision);
-                }
-                Err(no) => {
-                    for (decision, member) in decisions.iter().zip(&members) {
-                        decision.release(model, member);
+        let decisions = match self.decide_gang(model, &members, ours, now) {
+            Ok(decisions) => decisions,
+            Err((fit, no)) => {
+                let fit_words = format!("gang {}: {fit} of {missing} pods fit", key.1);
+                let why = match no {
+                    No::NotYet => {
+                        // In a moment; until then the others keep what they have.
+                        *gangs.on_the_way.entry(key.clone()).or_default() += missing;
+                        return;
                     }
-                    let fit = format!("gang {}: {} of {missing} pods fit", key.1, decisions.len());
-                    let why = match no {
-                        No::NotYet => {
-                            // In a moment; until then the others keep what they have.
-                            *gangs.on_the_way.entry(key.clone()).or_default() += missing;
-                            return;
-                        }
-                        No::Invalid(claim, invalid) => {
-                            self.say_invalid(&member.pod, &claim, &invalid);
-                            format!("gang {}: pod {} cannot be placed", key.1, member.pod.name_any())
-                        }
-                        No::NotPlaced(_, why) | No::QuotaExceeded(why) => {
-                            format!("{fit}; for the next: {why}")
-                        }
-                    };
-                    return self.refuse_gang(gangs, key, members, "NotPlaced", &why, now);
-                }
+                    No::Invalid(claim, invalid) => {
+                        let pod = &members[fit].pod;
+                        self.say_invalid(pod, &claim, &invalid);
+                        format!("gang {}: pod {} cannot be placed", key.1, pod.name_any())
+                    }
+                    No::NotPlaced(_, why) | No::QuotaExceeded(why) => {
+                        format!("{fit_words}; for the next: {why}")
+                    }
+                };
+                return self.refuse_gang(gangs, key, members, "NotPlaced", &why, now);
             }
-        }
+        };
         for (member, decision) in members.into_iter().zip(decisions) {
             self.write(member, decision, false);
             *gangs.on_the_way.entry(key.clone()).or_default() += 1;
         }
         more.into_iter().for_each(|member| self.plan(model, member, ours, now));
+    }
+
+    /// A place for each member, all of them held, or for how many there is one and why the next has none. Where members
+    /// have alternatives, one that leaves too little for those after it is passed over for its next one.
+    fn decide_gang(
+        &mut self,
+        model: &mut Model,
+        members: &[Waiting],
+        ours: &HashSet<String>,
+        now: Instant,
+    ) -> Result<Vec<Decision>, (usize, No)> {
+        // With the number of the way each decision is.
+        let mut decisions: Vec<(Decision, usize)> = Vec::new();
+        let (mut passed, mut tries) = (0, 0);
+        // The most that fit so far, and why no more did.
+        let mut failed: Option<(usize, No)> = None;
+        while let Some(member) = members.get(decisions.len()) {
+            tries += 1;
+            match self.decide(model, member, ours, now, passed) {
+                Ok((decision, way)) => {
+                    decision.hold(model, member);
+                    decisions.push((decision, way));
+                    passed = 0;
+                    continue;
+                }
+                Err(no) => {
+                    let is_for_good = matches!(no, No::NotYet | No::Invalid(..)) || tries >= TRIES;
+                    if failed.as_ref().is_none_or(|(fit, _)| is_for_good || *fit < decisions.len()) {
+                        failed = Some((decisions.len(), no));
+                    }
+                    if is_for_good {
+                        break;
+                    }
+                }
+            }
+            let Some((last, way)) = decisions.pop() else { break };
+            last.release(model, &members[decisions.len()]);
+            passed = way + 1;
+        }
+        if decisions.len() == members.len() {
+            return Ok(decisions.into_iter().map(|(decision, _)| decision).collect());
+        }
+        for ((decision, _), member) in decisions.iter().zip(members) {
+            decision.release(model, member);
+        }
+        Err(failed.unwrap_or((0, No::NotYet)))
     }
 
     fn refuse_gang(

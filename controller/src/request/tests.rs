@@ -1,7 +1,9 @@
 use std::sync::Arc;
 
 use serde_json::json;
+use vgpu_allocator::Policy as EnginePolicy;
 use vgpu_api::MIB;
+use vgpu_api::names::DRIVER;
 
 use super::*;
 
@@ -37,7 +39,7 @@ fn read_devices(devices: Value, class_config: Value) -> Result<Vec<Asked>, Inval
         shapes: &shapes,
         attribute: &|_| Arc::default(),
         fits: &|request| request.count < 9,
-        defaults: Placement { node: Some(Policy::Binpack), gpu: Some(Policy::Binpack) },
+        defaults: Placement { node: Some(Policy::Binpack), gpu: Some(Policy::Binpack), topology: None },
     };
     read(&claim, &known).map_err(|unread| match unread {
         Unread::Invalid(invalid) => invalid,
@@ -239,4 +241,48 @@ fn claims_of_a_pod_must_agree_on_the_node_policy() {
         node_policy(&[Policy::Spread, Policy::Binpack], None).unwrap_err().reason,
         "ContradictingPlacement"
     );
+}
+
+#[test]
+fn more_gpus_than_an_allocation_holds_are_refused_with_the_cure() {
+    let request = |name: &str, count: u32| json!({"name": name, "exactly": {"deviceClassName": "gpu.vgpu-dra.io", "count": count}});
+    let devices = |counts: [u32; 2]| json!({"requests": [request("a", counts[0]), request("b", counts[1])]});
+    assert!(read_devices(devices([31, 1]), json!([])).is_ok());
+    let invalid = read_devices(devices([31, 2]), json!([])).unwrap_err();
+    assert_eq!(invalid.reason, "TooManyDevices");
+    assert_eq!(
+        invalid.note,
+        "spec.devices.requests: they ask for 33 GPUs, and an allocation holds 32 at most; make several claims of it"
+    );
+    // An alternative that is too long is none.
+    let alternative =
+        |name: &str, count: u32| json!({"name": name, "deviceClassName": "gpu.vgpu-dra.io", "count": count});
+    let list = json!({"requests": [{"name": "gpu", "firstAvailable": [alternative("many", 40), alternative("few", 2)]}]});
+    let ways = read_devices(list, json!([])).unwrap();
+    assert_eq!((ways.len(), ways[0].requests[0].name.as_str()), (1, "gpu/few"));
+}
+
+#[test]
+fn topology_and_oversubscription_come_from_the_class_unless_the_claim_says_otherwise() {
+    let config = |body: Value| {
+        let mut parameters = json!({"apiVersion": "vgpu-dra.io/v1alpha1", "kind": "ShareConfig"});
+        parameters.as_object_mut().unwrap().extend(body.as_object().unwrap().clone());
+        json!([{"opaque": {"driver": DRIVER, "parameters": parameters}}])
+    };
+    let allowed = json!({"oversubscription": "Allowed"});
+    let class = config(json!({"placement": {"topology": "Require"}, "memory": allowed, "cores": allowed}));
+    let own = config(json!({"cores": {"oversubscription": "Forbidden"}}));
+    let asked = read_with_class(json!({"count": 2}), own, class.clone()).unwrap();
+    let request = &asked.requests[0];
+    assert_eq!(request.topology, vgpu_allocator::Topology::Require);
+    assert_eq!(request.oversubscribed, Oversubscribed { memory: true, cores: false });
+    // The same is read back of the allocation it leads to.
+    let written: Vec<_> = asked.config.iter().map(|c| serde_json::from_value(c.clone()).unwrap()).collect();
+    assert_eq!(oversubscribed_by(&written, "gpu"), request.oversubscribed);
+    assert_eq!(oversubscribed_by(&written[..1], "gpu"), Oversubscribed { memory: true, cores: true });
+    let plain = read_claim(json!({"count": 2}), json!([])).unwrap();
+    assert_eq!(plain.requests[0].topology, vgpu_allocator::Topology::Prefer);
+    // Who only looks takes nothing that could be promised twice.
+    let look = read_with_class(json!({"adminAccess": true}), json!([]), class).unwrap();
+    assert_eq!(look.requests[0].oversubscribed, Oversubscribed::default());
 }

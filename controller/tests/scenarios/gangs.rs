@@ -158,3 +158,30 @@ async fn annotations_that_make_no_gang_are_told() {
     assert!(cluster.notes("two", "InvalidGang")[0].contains("sizes 2 and 3; give all of them the same"));
     assert!(["bad", "two", "three"].iter().all(|n| cluster.gpus(n).is_empty()));
 }
+
+#[tokio::test(start_paused = true)]
+async fn pods_of_a_gang_choose_among_their_alternatives_together() {
+    let cluster = cluster(&[("node-a", 2)]);
+    let alternative =
+        |name: &str, count: u32| json!({"name": name, "deviceClassName": "gpu.vgpu-dra.io", "count": count});
+    let list = json!([{"name": "gpu", "firstAvailable": [alternative("two", 2), alternative("one", 1)]}]);
+    cluster.api.create(template("either", "").set("/spec/spec/devices/requests", list));
+    let _controller = cluster.controller().await;
+    // Both like two GPUs best, and for both there are two.
+    let pods = [0, 1].map(|n| of_gang("train", 2, pod(&format!("train-{n}"), &["either"])));
+    create(&cluster, &pods);
+    sleep(5).await;
+    assert_eq!(count(&cluster, &pods), (2, 2));
+    names(&pods).iter().for_each(|n| cluster.delete_pod(n));
+    sleep(5).await;
+    // Three do not fit in any way, and nothing is held of the ways that were tried.
+    let pods = [0, 1, 2].map(|n| of_gang("more", 3, pod(&format!("more-{n}"), &["either"])));
+    create(&cluster, &pods);
+    sleep(10).await;
+    assert_eq!(count(&cluster, &pods), (0, 0));
+    let told = cluster.notes("more-2", "NotPlaced");
+    assert!(told[0].contains("gang more: 2 of 3 pods fit; for the next: "), "{told:?}");
+    create(&cluster, &[pod("alone", &["either"])]);
+    sleep(10).await;
+    assert_eq!(cluster.gpus("alone").len(), 2);
+}

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::ResourceExt;
@@ -50,9 +51,14 @@ impl Cluster {
     }
 
     pub(crate) fn add_node(&self, name: &str, gpus: u32) {
-        let made = self.api.create(node(name));
-        let owner =
-            json!([{"apiVersion": "v1", "kind": "Node", "name": name, "uid": made["metadata"]["uid"]}]);
+        self.api.create(node(name));
+        self.add_gpus(name, gpus);
+    }
+
+    /// The plugin of a node that is there reports so many GPUs.
+    pub(crate) fn add_gpus(&self, name: &str, gpus: u32) {
+        let made: Node = self.api.get("", name).expect("the node is there");
+        let owner = json!([{"apiVersion": "v1", "kind": "Node", "name": name, "uid": made.metadata.uid}]);
         self.api.create(gpu_node(name, gpus).set("/metadata/ownerReferences", owner));
     }
 

@@ -3,6 +3,7 @@
 mod harness;
 
 mod allocation;
+mod changes;
 mod claims;
 mod explanations;
 mod failures;
@@ -10,6 +11,7 @@ mod gangs;
 mod gate;
 mod leadership;
 mod notices;
+mod overcommit;
 mod policies;
 mod preemption;
 mod quota;
@@ -20,3 +22,4 @@ mod scheduler_mode;
 mod simulation;
 mod slices;
 mod taints;
+mod topology;

@@ -51,3 +51,22 @@ async fn a_claim_that_tolerates_a_taint_gets_the_gpu_and_says_so() {
     let claims = cluster.claims("p");
     assert_eq!(json!(model::own_results(&claims[0])[0].tolerations), tolerations);
 }
+
+#[tokio::test(start_paused = true)]
+async fn rules_that_the_api_server_gets_later_are_found_without_a_restart() {
+    let cluster = Cluster::with(&[("node-a", 2)]);
+    cluster.api.turn_off("DRADeviceTaintRules");
+    cluster.api.create(template("most", "12000Mi"));
+    let _controller = cluster.controller().await;
+    cluster.api.create(rule("fan", "gpu-node-a-0", "NoSchedule"));
+    sleep(90).await;
+    cluster.api.create(pod("before", &["most"]));
+    cluster.idle().await;
+    assert_eq!(cluster.gpus("before"), ["node-a/gpu-node-a-0"]);
+    cluster.delete_pod("before");
+    cluster.api.turn_on("DRADeviceTaintRules");
+    sleep(90).await;
+    cluster.api.create(pod("after", &["most"]));
+    cluster.idle().await;
+    assert_eq!(cluster.gpus("after"), ["node-a/gpu-node-a-1"]);
+}

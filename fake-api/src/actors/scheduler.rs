@@ -92,7 +92,7 @@ impl Scheduler {
     /// Changes what it is told; it looks at everything again.
     pub fn tell(&self, change: impl FnOnce(&mut SchedulerRules)) {
         change(&mut lock(&self.rules));
-        self.api.store().any.raise();
+        self.api.store().work.raise();
     }
 }
 
@@ -203,7 +203,7 @@ impl Attempt {
             reserve_and_bind(&api, &pod, &node, &to_reserve);
             lock(&binding).remove(&key(&pod));
             // Whatever came of it, it is looked at again.
-            api.store().any.raise();
+            api.store().work.raise();
         });
     }
 }

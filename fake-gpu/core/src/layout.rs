@@ -234,8 +234,8 @@ pub struct GpuRecord {
     pub numa: u32,
     /// 0: works. Otherwise the Xid that broke it.
     pub xid: u32,
-    /// Unused.
-    pub pad: u32,
+    /// Number of its NVLink group; 0: it has no links.
+    pub nvlink: u32,
     /// Its timeline.
     pub scheduler: Scheduler,
     /// Its timeline's next step, while it is written.

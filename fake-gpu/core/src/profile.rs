@@ -6,6 +6,7 @@
 //!   count: 2           # default 1
 //! - model: Prototype
 //!   numaNode: 1        # default: the first half of the GPUs on 0, the others on 1
+//!   nvlink: 1          # GPUs of one number reach each other over NVLink; default: it has no links
 //!   pcieRoot: 32       # bus number of the root; default: two GPUs to a root
 //!   contextMiB: 300    # what a context takes for itself; default: the model's
 //!   moduleMiB: 2       # what a loaded module takes; default: the model's
@@ -80,6 +81,8 @@ pub struct Spec {
     pub root: u32,
     /// NUMA node.
     pub numa: u32,
+    /// Number of the group of GPUs it reaches over NVLink; 0: it has no links.
+    pub nvlink: u32,
 }
 
 /// `nvmlBrandType_t`.
@@ -139,6 +142,8 @@ struct GpuEntry {
     count: usize,
     numa_node: Option<u32>,
     pcie_root: Option<u8>,
+    #[serde(default)]
+    nvlink: u32,
     #[serde(rename = "contextMiB")]
     context: Option<u64>,
     #[serde(rename = "moduleMiB")]
@@ -304,7 +309,15 @@ pub fn parse(text: &str, node: &str) -> Result<Description, FakeGpuError> {
         let (model, count) = part.rsplit_once('x').unwrap_or((part, "1"));
         let count = count.parse().map_err(|_| wrong(format!("{part:?} does not end in x and a number")))?;
         let model = model.to_owned();
-        Ok(GpuEntry { model, count, numa_node: None, pcie_root: None, context: None, module: None })
+        Ok(GpuEntry {
+            model,
+            count,
+            numa_node: None,
+            pcie_root: None,
+            nvlink: 0,
+            context: None,
+            module: None,
+        })
     };
     let entries: Result<Vec<GpuEntry>, FakeGpuError> = text.split(',').map(|p| entry(p.trim())).collect();
     let gpus = specs(&entries?, &built_in()?, node).map_err(wrong)?;
@@ -360,6 +373,7 @@ fn specs(entries: &[GpuEntry], models: &Models, node: &str) -> Result<Vec<Spec>,
                 bus: 0x10 + 0x10 * (index as u32 / 2) + index as u32 % 2,
                 root,
                 numa: entry.numa_node.unwrap_or(u32::from(index >= total.div_ceil(2))),
+                nvlink: entry.nvlink,
             });
         }
     }
@@ -429,7 +443,7 @@ mod tests {
 
     #[test]
     fn a_file_can_say_all_there_is_to_say() {
-        let text = "gpus: [{model: T4, count: 2}, {model: Mine, numaNode: 3, pcieRoot: 7, contextMiB: 300}]\n\
+        let text = "gpus: [{model: T4, count: 2}, {model: Mine, numaNode: 3, pcieRoot: 7, nvlink: 2, contextMiB: 300}]\n\
                     models: {Mine: {product: NVIDIA P1, memoryMiB: 1024, reservedMiB: 24, \
                     computeCapability: '10.0', multiprocessors: 10, threadsPerMultiprocessor: 2048, \
                     coresPerMultiprocessor: 128, brand: Nvidia, architecture: Blackwell}}";
@@ -439,7 +453,8 @@ mod tests {
             [(0x10, 0x10, 0), (0x11, 0x10, 0)]
         );
         let mine = &gpus[2];
-        assert_eq!((mine.root, mine.numa, mine.model.compute, mine.model.context_mib), (7, 3, (10, 0), 300));
+        assert_eq!((mine.root, mine.numa, mine.nvlink, gpus[0].nvlink), (7, 3, 2, 0));
+        assert_eq!((mine.model.compute, mine.model.context_mib), ((10, 0), 300));
     }
 
     #[test]

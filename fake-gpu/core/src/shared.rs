@@ -80,6 +80,7 @@ fn write(record: &mut GpuRecord, spec: &Spec) {
     record.bus = spec.bus;
     record.root = spec.root;
     record.numa = spec.numa;
+    record.nvlink = spec.nvlink;
 }
 
 fn is(record: &GpuRecord, spec: &Spec) -> bool {
@@ -93,7 +94,8 @@ fn is(record: &GpuRecord, spec: &Spec) -> bool {
         && (record.multiprocessors, record.threads, record.cores)
             == (spec.model.multiprocessors, spec.model.threads, spec.model.cores)
         && (record.brand, record.architecture) == (spec.model.brand, spec.model.architecture)
-        && (record.bus, record.root, record.numa) == (spec.bus, spec.root, spec.numa)
+        && (record.bus, record.root) == (spec.bus, spec.root)
+        && (record.numa, record.nvlink) == (spec.numa, spec.nvlink)
 }
 
 /// Forks that lie between this process and the first of its line that had a file open.

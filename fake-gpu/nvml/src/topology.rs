@@ -32,6 +32,35 @@ pub unsafe extern "C" fn nvmlDeviceGetTopologyCommonAncestor(
     unsafe { give(found, |nvml| level(nvml, one, other)) }
 }
 
+/// `NVML_P2P_CAPS_INDEX_NVLINK`, and the last index there is.
+const NVLINK: u32 = 2;
+const LAST_INDEX: u32 = 4;
+/// `nvmlGpuP2PStatus_t`: it works, it is not supported.
+const P2P_OK: u32 = 0;
+const P2P_NOT_SUPPORTED: u32 = 5;
+
+/// Whether two GPUs reach each other in a way. The fake has NVLink and nothing else.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn nvmlDeviceGetP2PStatus(
+    one: usize,
+    other: usize,
+    index: u32,
+    status: *mut u32,
+) -> Return {
+    if index > LAST_INDEX {
+        return INVALID_ARGUMENT;
+    }
+    let found = |nvml: &Nvml| {
+        let (one, other) = (gpu(nvml, one)?, gpu(nvml, other)?);
+        let locked = nvml.gpus.lock();
+        let (a, b) = (locked.gpus[one].nvlink, locked.gpus[other].nvlink);
+        let is_linked = one != other && a != 0 && a == b && index == NVLINK;
+        Ok(if is_linked { P2P_OK } else { P2P_NOT_SUPPORTED })
+    };
+    // SAFETY: the caller's pointer.
+    unsafe { give(status, found) }
+}
+
 /// GPUs at exactly a level from one. The count holds the room in the list, then how many there are.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn nvmlDeviceGetTopologyNearestGpus(

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-use nvml_wrapper::enum_wrappers::device::{Brand, ComputeMode};
+use nvml_wrapper::enum_wrappers::device::{Brand, ComputeMode, P2pCapabilitiesIndex, P2pStatus};
 use nvml_wrapper::enums::device::{SampleValue, UsedGpuMemory};
 use nvml_wrapper::error::NvmlError;
 use nvml_wrapper::structs::device::FieldId;
@@ -120,6 +120,7 @@ fn inventory(nvml: &Nvml, sysfs: &Sysfs) -> Result<Inventory, NvmlError> {
             Err(e) => tracing::warn!(index, error = %e, "NVML does not describe a GPU"),
         }
     }
+    link(nvml, &mut gpus);
     gpus.sort_by_key(|g| g.minor);
     Ok(Inventory {
         driver_version: nvml.sys_driver_version()?,
@@ -127,6 +128,23 @@ fn inventory(nvml: &Nvml, sysfs: &Sysfs) -> Result<Inventory, NvmlError> {
         gpus,
         recovery,
     })
+}
+
+/// Tells each GPU which others it reaches over NVLink. What NVML does not say is no link.
+fn link(nvml: &Nvml, gpus: &mut [Gpu]) {
+    let devices: Vec<_> = gpus.iter().map(|gpu| nvml.device_by_uuid(gpu.uuid.as_str()).ok()).collect();
+    for (one, device) in devices.iter().enumerate() {
+        for (other, peer) in devices.iter().enumerate().skip(one + 1) {
+            let (Some(device), Some(peer)) = (device, peer) else { continue };
+            let status = device.p2p_status(peer, P2pCapabilitiesIndex::NvLink);
+            if matches!(status, Ok(P2pStatus::Ok)) {
+                let (a, b) = (gpus[one].uuid.clone(), gpus[other].uuid.clone());
+                gpus[one].nvlink_peers.push(b);
+                gpus[other].nvlink_peers.push(a);
+            }
+        }
+    }
+    gpus.iter_mut().for_each(|gpu| gpu.nvlink_peers.sort());
 }
 
 /// What the driver wants done; `None` when it does not say.
@@ -169,6 +187,7 @@ fn gpu(device: &Device<'_>, sysfs: &Sysfs) -> Result<Gpu, NvmlError> {
         pcie_root: sysfs.pcie_root(&bus_id).unwrap_or_default(),
         numa_node: sysfs.numa_node(&bus_id),
         pci_bus_id: bus_id,
+        nvlink_peers: Vec::new(),
         health: Health::Healthy,
         health_message: String::new(),
         unpublished: unpublished(&Modes::of(device), memory),

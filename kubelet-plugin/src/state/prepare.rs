@@ -74,7 +74,7 @@ impl State {
             let (memory, cores) = asked.entry(&gpu.uuid).or_default();
             fits(checkpoint, gpu, want, (*memory, *cores))?;
             *memory += on_gpu(want.memory, want.oversubscription);
-            *cores += want.cores;
+            *cores += booked(want.cores, want.cores_oversubscription);
         }
         Ok(entry)
     }
@@ -91,7 +91,8 @@ impl State {
             let gpu = find(want, discovery, node)?;
             let whole = want.memory >= capacity(gpu)
                 && matches!(want.cores, 0 | 100)
-                && want.oversubscription == Oversubscription::Forbidden;
+                && want.oversubscription == Oversubscription::Forbidden
+                && want.cores_oversubscription == Oversubscription::Forbidden;
             let exclusive = whole || want.looks_only();
             let mut cdi_ids = vec![cdi::gpu_id(&gpu.uuid)];
             if !exclusive {
@@ -107,6 +108,7 @@ impl State {
                 enforcement: want.enforcement,
                 priority: want.priority,
                 oversubscription: want.oversubscription,
+                cores_oversubscription: want.cores_oversubscription,
                 exclusive,
                 cdi_ids,
             });
@@ -234,13 +236,21 @@ fn on_gpu(memory: u64, oversubscription: Oversubscription) -> u64 {
     }
 }
 
+/// Cores that are there for certain. How many may be promised beside them is the admin's to say and the controller's to see to.
+fn booked(cores: u32, oversubscription: Oversubscription) -> u32 {
+    match oversubscription {
+        Oversubscription::Forbidden => cores,
+        Oversubscription::Allowed => 0,
+    }
+}
+
 /// Whether a share fits beside what is prepared on its GPU and what the claim itself already asked of it.
 fn fits(checkpoint: &Checkpoint, gpu: &Gpu, want: &WantedShare, own: (u64, u32)) -> Result<(), PrepareError> {
     let (mut memory, mut cores) = own;
     let mut holders: BTreeSet<String> = BTreeSet::new();
     for (_, claim, share) in checkpoint.shares_on(&gpu.uuid, "").filter(|(.., s)| !s.looks_only()) {
         memory = memory.saturating_add(on_gpu(share.memory, share.oversubscription));
-        cores = cores.saturating_add(share.cores);
+        cores = cores.saturating_add(booked(share.cores, share.cores_oversubscription));
         holders.insert(format!("{}/{}", claim.namespace, claim.name));
     }
     let holders = if holders.is_empty() {
@@ -263,8 +273,9 @@ fn fits(checkpoint: &Checkpoint, gpu: &Gpu, want: &WantedShare, own: (u64, u32))
         return refuse("memory", Quantity::bytes(need).to_string(), Quantity::bytes(free).to_string());
     }
     let free = 100u32.saturating_sub(cores);
-    if want.cores > free {
-        return refuse("cores", want.cores.to_string(), free.to_string());
+    let need = booked(want.cores, want.cores_oversubscription);
+    if need > free {
+        return refuse("cores", need.to_string(), free.to_string());
     }
     Ok(())
 }

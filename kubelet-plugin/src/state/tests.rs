@@ -54,6 +54,7 @@ fn share(id: &str, device: &str, mib: u64, cores: u32) -> WantedShare {
         enforcement: Enforcement::default(),
         priority: Priority::default(),
         oversubscription: Oversubscription::default(),
+        cores_oversubscription: Oversubscription::default(),
     }
 }
 
@@ -248,6 +249,20 @@ fn a_gpu_promised_twice_is_refused_with_what_is_left_and_who_has_the_rest() {
     assert!(message.contains("held by the claim's other requests"), "{message}");
     assert_eq!(node.left(), before, "a refusal leaves nothing");
     plugin.prepare(&claim("v"), &[share("t", "gpu-aa", 5104, 20)]).unwrap();
+}
+
+#[test]
+fn time_that_may_be_promised_twice_takes_none_from_those_who_have_booked_it() {
+    let node = TestNode::new();
+    let plugin = node.start();
+    let soft = |id: &str| WantedShare {
+        cores_oversubscription: Oversubscription::Allowed,
+        ..share(id, "gpu-aa", 1000, 60)
+    };
+    plugin.prepare(&claim("u"), &[soft("s"), soft("t")]).unwrap();
+    plugin.prepare(&claim("v"), &[share("w", "gpu-aa", 1000, 80)]).unwrap();
+    let message = refusal(plugin.prepare(&claim("x"), &[share("y", "gpu-aa", 1000, 30)]));
+    assert!(message.starts_with("gpu-aa has 20 of cores left and the share needs 30"), "{message}");
 }
 
 #[test]
