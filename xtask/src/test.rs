@@ -54,8 +54,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
 
     let wanted: Vec<_> = binaries.iter().filter(|b| args.wants(&b.suite())).collect();
-    // The limiter as it is shipped, for the suites that load it.
-    let environment = if wanted.iter().any(|b| b.package == "vgpu-cuda" && !b.unit) {
+    // The limiter as it is shipped, for the suites that load it and the images of clusters.
+    let environment = if wanted.iter().any(|b| !b.unit && matches!(&*b.package, "vgpu-cuda" | "vgpu-e2e")) {
         let built = limiter::build();
         let environment = built.as_ref().map(limiter::Built::environment).unwrap_or_default();
         report.check("limiter for glibc 2.17", built.map(drop));

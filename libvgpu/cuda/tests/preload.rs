@@ -34,6 +34,8 @@ fn main() -> ExitCode {
         Case::new("java_starts_as_ever", java).lacking(is_there("java", "-version")),
         Case::new("a_go_program_with_threads_and_signals_runs_as_ever", go_program).lacking(go),
         Case::new("an_interposer_named_after_it_finds_the_next_function", second).lacking(compiler),
+        Case::new("an_allocator_that_looks_up_the_next_one_is_asked_for_nothing_meanwhile", allocator)
+            .lacking(compiler),
         Case::new("a_static_program_does_not_meet_it", static_program).lacking(compiler),
         Case::new("an_emptied_environment_does_not_take_it_away", emptied).lacking(compiler),
     ])
@@ -129,6 +131,16 @@ fn second() -> anyhow::Result<()> {
     fs::write(&list, format!("{named}{}\n", library.display()))?;
     let said = run(&bench, &[], &program, &[])?;
     ensure!(said.ends_with("\nnext\nmapped\n"), "{said}");
+    Ok(())
+}
+
+fn allocator() -> anyhow::Result<()> {
+    let bench = Bench::with(Form::Preload)?;
+    let flags = ["-shared", "-fPIC", "-fno-builtin"];
+    let library = compiler::build(&bench, "allocator.so", &["allocator.c"], &flags, false)?;
+    let program = compiler::build(&bench, "hello", &["hello.c"], &[], false)?;
+    let said = run(&bench, &["env", &format!("LD_PRELOAD={}", library.display())], &program, &[])?;
+    ensure!(said == "exit status: 0\nmapped\n", "{said}");
     Ok(())
 }
 
