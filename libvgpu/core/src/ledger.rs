@@ -364,5 +364,5 @@ impl<'a, const HOST: bool> Ledger<'a, HOST> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "interleavings")))]
 mod tests;

@@ -310,7 +310,7 @@ impl Region {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "interleavings")))]
 mod tests {
     use std::mem::{offset_of, size_of};
 

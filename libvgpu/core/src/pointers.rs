@@ -284,7 +284,7 @@ impl Pointers {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "interleavings")))]
 mod tests {
     use proptest::prelude::*;
 

@@ -221,7 +221,7 @@ pub fn read(file: &File, is_held: &dyn Fn(&File, u32) -> io::Result<bool>) -> Re
     Ok(usage)
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "interleavings")))]
 mod tests {
     use std::mem::{offset_of, size_of};
 

@@ -101,7 +101,7 @@ impl<C> VirtualMemory<C> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "interleavings")))]
 mod tests {
     use super::*;
 

@@ -226,5 +226,5 @@ impl Arbiter {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "interleavings")))]
 mod tests;

@@ -70,7 +70,7 @@ impl Tenant {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "interleavings")))]
 mod tests {
     use super::super::Enforcement;
     use super::*;

@@ -101,7 +101,7 @@ pub fn present(bytes: &[u8; SEEN]) -> impl Iterator<Item = u32> + '_ {
     [BUSY, WAITING, BLOCKED].into_iter().flat_map(|set| slots(bytes, set))
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "interleavings")))]
 mod tests {
     use super::*;
 

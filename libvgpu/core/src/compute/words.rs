@@ -292,7 +292,7 @@ fn part(nanos: u64, own: u32, others: u32) -> u64 {
     nanos.saturating_mul(own) / own.saturating_add(others.into())
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(feature = "interleavings")))]
 mod tests {
     use std::mem::{offset_of, size_of};
 
