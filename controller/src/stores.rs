@@ -280,7 +280,6 @@ fn reduce(claim: &mut ResourceClaim) {
     if let Some(allocation) = &mut status.allocation {
         allocation.node_selector = None;
         if let Some(devices) = &mut allocation.devices {
-            devices.config = None;
             devices.results.iter_mut().for_each(Vec::shrink_to_fit);
         }
     }

@@ -13,6 +13,7 @@
 )]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod absent;
 mod hook;
 mod real;
 mod share;
@@ -22,6 +23,7 @@ mod utilization;
 pub(crate) type Return = u32;
 pub(crate) const SUCCESS: Return = 0;
 pub(crate) const INVALID_ARGUMENT: Return = 2;
+pub(crate) const NOT_SUPPORTED: Return = 3;
 pub(crate) const NOT_FOUND: Return = 6;
 pub(crate) const INSUFFICIENT_SIZE: Return = 7;
 pub(crate) const LIBRARY_NOT_FOUND: Return = 12;

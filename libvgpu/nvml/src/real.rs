@@ -62,6 +62,9 @@ real! {
     c"nvmlDeviceGetMPSComputeRunningProcesses" mps(device: usize, count: *mut u32, infos: *mut c_void);
     c"nvmlDeviceGetMPSComputeRunningProcesses_v2" mps_v2(device: usize, count: *mut u32, infos: *mut c_void);
     c"nvmlDeviceGetMPSComputeRunningProcesses_v3" mps_v3(device: usize, count: *mut u32, infos: *mut c_void);
+    c"nvmlDeviceGetSamples" samples(device: usize, kind: i32, since: u64, value: *mut i32, count: *mut u32, samples: *mut c_void);
+    c"nvmlDeviceGetProcessesUtilizationInfo" processes_utilization(device: usize, info: *mut c_void);
+    c"nvmlDeviceGetRunningProcessDetailList" process_details(device: usize, list: *mut c_void);
     c"nvmlDeviceGetUtilizationRates" utilization_rates(device: usize, rates: *mut c_void);
     c"nvmlDeviceGetProcessUtilization" process_utilization(device: usize, samples: *mut c_void, count: *mut u32, since: u64);
 }

@@ -11,6 +11,7 @@ use crate::families::{at, call};
 use crate::{Talking, Tenant};
 
 const CAP: u32 = 40;
+const NOT_SUPPORTED: i32 = 3;
 const NOT_FOUND: i32 = 6;
 const INSUFFICIENT_SIZE: i32 = 7;
 
@@ -36,6 +37,15 @@ pub(crate) fn tenant() -> anyhow::Result<()> {
     let mut device = 0u64;
     ok("nvmlInit_v2", &[])?;
     ok("nvmlDeviceGetHandleByIndex_v2", &[0, at(&mut device)])?;
+    // What shows the whole GPU is not to be had.
+    for (name, kind) in [
+        ("nvmlDeviceGetSamples", 1),
+        ("nvmlDeviceGetProcessesUtilizationInfo", 0),
+        ("nvmlDeviceGetRunningProcessDetailList", 0),
+    ] {
+        let code = call(&nvml, name, &[device, kind, 0, 0, 0, 0])?;
+        ensure!(code == NOT_SUPPORTED, "{name}: {code}");
+    }
     for line in std::io::stdin().lines() {
         drop(line?);
         let mut said = Vec::new();
