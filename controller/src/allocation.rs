@@ -1,9 +1,7 @@
 //! The writes to claims and pods, next to an unmodified kube-scheduler.
 //!
-//! A claim goes Pending -> Guarded (finalizer) -> Allocated and reserved for the pod it was planned for. An allocation is
-//! set or cleared, never edited, and only with the resourceVersion that showed the finalizer. More pods of a shared claim
-//! are reserved for by the scheduler, which has nothing left to write for the first: its PreBind leaves out claims that are
-//! reserved for the pod already. And an allocation whose pod goes before it is bound is cleared by Kubernetes itself.
+//! A claim goes Pending -> Guarded (finalizer) -> Allocated (ours) -> Reserved (the scheduler's). An allocation is set or
+//! cleared, never edited, and only with the resourceVersion that showed the finalizer. `reservedFor` is never ours.
 //!
 //! | what fails | what is left | who repairs it |
 //! |---|---|---|
@@ -11,8 +9,7 @@
 //! | conflict on either write | nothing of ours | the pod alone is planned again |
 //! | no answer to the allocation | it took, or may take yet | asked and fenced: [`settle`] |
 //! | we die between the last claim and the gate | an allocated, gated pod | the next pass takes the gate |
-//! | the pod goes before it is bound | a reservation for nobody | kube-controller-manager clears both |
-//! | the scheduler's binding fails | an allocation, not reserved | the scheduler reserves it; without a pod it is taken back |
+//! | the pod goes before it is reserved | an allocation nobody uses | taken back after a fresh look |
 //!
 //! `allocationTimestamp` is always written: the scheduler would add it later, the API server refuses any change of a set
 //! allocation, and the pod would never bind. Source: resource.k8s.io/v1, KEP-5075; seen on 1.36.3.
@@ -154,16 +151,11 @@ pub fn is_guarded(claim: &ResourceClaim) -> bool {
     claim.finalizers().iter().any(|f| f == CLAIM_FINALIZER)
 }
 
-/// Guards a claim, and allocates it for a pod; gives it as stored.
+/// Guards and allocates a claim; gives it as stored.
 ///
 /// # Errors
 /// [`WriteError`].
-pub async fn allocate(
-    client: &Client,
-    node: &str,
-    pod: &Pod,
-    grant: &Grant,
-) -> Result<ResourceClaim, WriteError> {
+pub async fn allocate(client: &Client, node: &str, grant: &Grant) -> Result<ResourceClaim, WriteError> {
     let (api, name, object) = (claims(client, &grant.claim), grant.claim.name_any(), path(&*grant.claim));
     let mut guarded = (*grant.claim).clone();
     if !is_guarded(&guarded) {
@@ -178,17 +170,16 @@ pub async fn allocate(
         allocation(node, grant, jiff::Timestamp::now(), &mut || uuid::Uuid::new_v4().to_string());
     let patch = json!({
         "metadata": {"resourceVersion": guarded.resource_version()},
-        "status": {"allocation": allocation, "reservedFor": [
-            {"resource": "pods", "name": pod.name_any(), "uid": pod.uid()}]},
+        "status": {"allocation": allocation},
     });
     let patch = Patch::Merge(patch);
     timed("allocate claim", &object, api.patch_status(&name, &PatchParams::default(), &patch)).await
 }
 
-/// Clears an allocation with its reservations; with `unguard` the finalizer goes too.
+/// Clears an allocation nobody has reserved; with `unguard` the finalizer goes too.
 ///
 /// # Errors
-/// [`WriteError`]; a claim that was reserved for more pods meanwhile is a conflict.
+/// [`WriteError`]; a claim that was reserved meanwhile is a conflict.
 pub async fn clear(
     client: &Client,
     claim: &ResourceClaim,
@@ -197,7 +188,7 @@ pub async fn clear(
     let (api, name, object) = (claims(client, claim), claim.name_any(), path(claim));
     let patch = json!({
         "metadata": {"resourceVersion": claim.resource_version()},
-        "status": {"allocation": null, "reservedFor": null},
+        "status": {"allocation": null},
     });
     let patch = Patch::Merge(patch);
     let cleared =
@@ -251,16 +242,6 @@ pub async fn ungate(client: &Client, pod: &Pod) -> Result<Option<Pod>, WriteErro
     timed("take the gate from pod", &path(pod), api.patch(&pod.name_any(), &PatchParams::default(), &patch))
         .await
         .map(Some)
-}
-
-/// Whether a pod is still the same and not bound, by a fresh look.
-///
-/// # Errors
-/// [`WriteError`].
-pub async fn is_unbound(client: &Client, pod: &Pod) -> Result<bool, WriteError> {
-    let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
-    let found = timed("read pod", &path(pod), api.get_opt(&pod.name_any())).await?;
-    Ok(found.is_some_and(|f| f.uid() == pod.uid() && pod::bound_to(&f).is_none()))
 }
 
 /// Evicts a pod, budgets respected.

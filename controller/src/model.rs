@@ -75,12 +75,6 @@ pub fn is_reserved(claim: &ResourceClaim) -> bool {
     claim.status.as_ref().and_then(|s| s.reserved_for.as_ref()).is_some_and(|r| !r.is_empty())
 }
 
-/// Whether somebody else than this pod (by UID) has reserved it.
-pub fn is_others(claim: &ResourceClaim, pod: &str) -> bool {
-    let reserved = claim.status.as_ref().and_then(|s| s.reserved_for.as_deref()).unwrap_or_default();
-    reserved.iter().any(|user| user.uid != pod)
-}
-
 /// Node of an allocated claim.
 pub fn node_of(claim: &ResourceClaim) -> Option<String> {
     own_results(claim).iter().find_map(|r| pool_node(&r.pool).map(str::to_owned))

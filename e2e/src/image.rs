@@ -15,6 +15,9 @@ use sha2::{Digest, Sha256};
 
 use crate::artifacts::Artifacts;
 
+/// Of glibc, beside libc itself: what libcuda and libnvidia-ml of every branch are linked with (`readelf -d`).
+const PARTS: [&str; 4] = ["libdl.so.2", "libm.so.6", "libpthread.so.0", "librt.so.1"];
+
 /// What an image holds.
 #[derive(Debug, Clone)]
 pub struct Image {
@@ -195,10 +198,16 @@ impl Image {
     }
 
     /// Shared libraries a file loads, by this machine's loader. What only exists in a container (`libcuda-real.so`) is
-    /// left out.
+    /// left out. With the C library come its parts that NVIDIA's libraries load, as in every image they run in.
     fn libraries(&self, file: &Path) -> Result<BTreeSet<PathBuf>, ImageError> {
         let out = Command::new("ldd").arg(file).output().map_err(self.error("run ldd on", file))?;
-        Ok(parse_ldd(&String::from_utf8_lossy(&out.stdout)))
+        let mut found = parse_ldd(&String::from_utf8_lossy(&out.stdout));
+        let libc = found.iter().find(|library| library.ends_with("libc.so.6"));
+        if let Some(folder) = libc.and_then(|library| library.parent()) {
+            let parts: Vec<PathBuf> = PARTS.iter().map(|part| folder.join(part)).collect();
+            found.extend(parts.into_iter().filter(|part| part.exists()));
+        }
+        Ok(found)
     }
 
     fn layer(&self, files: &BTreeMap<String, (Vec<u8>, u32)>) -> Result<Vec<u8>, ImageError> {

@@ -155,8 +155,8 @@ impl Planner {
             self.upkeep.refused.remove(&uid);
             return;
         }
-        let since = *self.upkeep.refused.entry(uid.clone()).or_insert(now);
-        if now.duration_since(since) >= PATIENCE && !claims.iter().any(|c| model::is_others(c, &uid)) {
+        let since = *self.upkeep.refused.entry(uid).or_insert(now);
+        if now.duration_since(since) >= PATIENCE && !claims.iter().any(|c| model::is_reserved(c)) {
             let why = scheduler_message(pod);
             self.let_go(pod, node, &why, now);
         }
@@ -181,7 +181,7 @@ impl Planner {
         });
     }
 
-    /// Clears every allocation of a pod that no other has reserved, and plans it anew elsewhere after a rest.
+    /// Clears every allocation of a pod that nobody has reserved, and plans it anew elsewhere after a rest.
     pub(super) fn let_go(&mut self, pod: &Arc<Pod>, node: &str, why: &str, now: Instant) {
         self.upkeep.penalise(&pod.uid().unwrap_or_default(), node, now);
         let note = format!("{node} cannot take the pod ({why}); it is planned again");
@@ -203,20 +203,13 @@ impl Planner {
         let named = pod::claims(pod).into_iter().filter_map(|c| c.claim);
         let found = named.filter_map(|c| self.stores.claims.get(&ObjectRef::new(&c).within(&namespace)));
         let claims: Vec<Arc<ResourceClaim>> =
-            found.filter(|c| !model::own_results(c).is_empty() && !model::is_others(c, &uid)).collect();
+            found.filter(|c| !model::own_results(c).is_empty() && !model::is_reserved(c)).collect();
         self.writing.insert(uid.clone());
         self.writer.metrics.cleared.inc();
-        let (writer, pod) = (self.writer.clone(), pod.clone());
+        let writer = self.writer.clone();
         self.tasks.spawn(async move {
-            // The scheduler may have bound it meanwhile: nothing in the claim would say so.
-            let mut failed = match allocation::is_unbound(&writer.client, &pod).await {
-                Ok(is_unbound) => !is_unbound,
-                Err(error) => {
-                    tracing::info!(error = %chain(&error), "it is not known whether a pod is bound");
-                    true
-                }
-            };
-            for claim in claims.iter().filter(|_| !failed).collect::<Vec<_>>() {
+            let mut failed = false;
+            for claim in &claims {
                 if let Err(error) = allocation::clear(&writer.client, claim, false).await {
                     failed = true;
                     writer.metrics.failed_writes.inc();

@@ -100,7 +100,7 @@ impl Writer {
             if self.stopping.load(Ordering::Relaxed) {
                 return Err(WriteError::Stopped { object: grant.claim.name_any() });
             }
-            let stored = match allocation::allocate(&self.client, node, pod, grant).await {
+            let stored = match allocation::allocate(&self.client, node, grant).await {
                 Err(WriteError::Timeout { what, object }) => {
                     // It may have taken, or take yet: until that is known its shares are nobody else's.
                     let found = self.settle(&grant.claim).await;

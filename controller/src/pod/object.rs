@@ -199,7 +199,7 @@ mod tests {
         let left = serde_json::to_value(&pod).unwrap();
         assert_eq!(of(left.clone(), "/metadata/annotations"), json!({"keep": "1"}));
         assert_eq!(of(left.clone(), "/metadata/labels"), json!({"app": "a"}));
-        assert_eq!(of(left.clone(), "/spec/containers/0/resources/requests"), json!({"cpu": "1"}));
+        assert_eq!(of(left.clone(), "/spec/containers/0/resources/requests/cpu"), json!("1"));
         assert_eq!(of(left.clone(), "/spec/volumes/0/persistentVolumeClaim/claimName"), json!("c"));
         assert_eq!(of(left.clone(), "/spec/volumes/1"), json!(null));
         assert_eq!(

@@ -102,7 +102,7 @@ async fn a_pod_is_not_evicted_because_one_watch_is_behind_the_other() {
         .rule(|call| (call.verb == Verb::Watch && call.plural == "resourceclaims").then_some(Fault::Hang));
     controller.connection.cut_watches();
     let name = cluster.claims("train")[0].name_any();
-    let cleared = json!({"status": {"allocation": null, "reservedFor": null}});
+    let cleared = json!({"status": {"allocation": null}});
     cluster.api.patch::<ResourceClaim>("default", &name, true, &cleared).expect("a right patch");
     allocate(&cluster, &name, "node-b", 0, "7500Mi");
     cluster.scheduler.tell(|s| s.stopped = false);
