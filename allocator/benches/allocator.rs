@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use vgpu_allocator::{
-    Cluster, Demand, Exclusions, Gpu, GpuState, MemoryAsk, Mix, Node, Overcommit, Oversubscribed, Placement,
-    Policy, Request, Room, Shapes, Share, Site, Topology,
+    Cluster, Demand, Exclusions, Gpu, GpuState, LESSON, MemoryAsk, Mix, Node, Overcommit, Oversubscribed,
+    Placement, Policy, Request, Room, Shapes, Share, Site, Topology,
 };
 
 const GIB: u64 = 1 << 30;
@@ -42,8 +42,6 @@ const ROOM: Room = Room { cpu_milli: 4_000, memory: 16 * GIB, pods: 1 };
 const ROUNDS: usize = 1_000;
 /// Rounds before measuring.
 const WARM_UP: usize = 100;
-/// Rounds between two lessons.
-const LESSON: usize = 300;
 
 /// Counts live bytes, so that memory per GPU is what the engine asked for and nothing else.
 struct Counting;
@@ -255,7 +253,7 @@ fn main() {
             };
             let micros = bench.step();
             samples.entry((bench.nodes, name)).or_default().push(micros);
-            if bench.policy == Policy::LeastFragmentation && round % LESSON == LESSON - 1 {
+            if bench.policy == Policy::LeastFragmentation && (round + 1).is_multiple_of(LESSON as usize) {
                 let micros = bench.learn();
                 samples.entry((bench.nodes, "lesson")).or_default().push(micros);
                 // Kinds of pods that never came before.

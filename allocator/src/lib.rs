@@ -32,7 +32,7 @@ mod vacancy;
 
 pub use cluster::{Cluster, Gpu, GpuState, Node, Overcommitted, Room, Share};
 pub use demand::{Constraint, Demand, Exclusions, MemoryAsk, NodeExclusion, Request, Rule, Shapes};
-pub use mix::Mix;
+pub use mix::{LESSON, Mix};
 pub use overcommit::{Overcommit, Oversubscribed};
 pub use placement::{GpuReason, NodeReason, PlacedShare, Placement, Refusal, Score};
 pub use policy::{POLICIES, Policy};

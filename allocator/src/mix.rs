@@ -24,6 +24,11 @@ pub(crate) const LENGTH: usize = 128;
 const FIRST: u64 = 16;
 /// Most arrivals between two draws; before, a draw follows growth by half.
 const LATER: u64 = 2_000;
+
+/// Pods that come until a cluster had better learn a mix again ([`crate::Cluster::learn`]), although nothing new was drawn: what
+/// is free has changed, and is priced by then. Placements of pods were measured with lessons this far apart.
+pub const LESSON: u64 = 300;
+
 /// A pod as it is remembered: its requests as one, by the largest.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Spec {

@@ -65,9 +65,10 @@ impl Taken {
         )
     }
 
-    /// Whether firm shares hold more of a GPU than it has, or more tenants are on it than it takes.
+    /// Whether firm shares hold more of a GPU than it has. How many tenants there may be is a word of the admin's, who may
+    /// have lowered it since.
     pub(crate) fn exceeds(&self, gpu: &Gpu) -> bool {
-        self.memory.0 > gpu.memory || u32::from(self.cores.0) > gpu.cores || self.shares > gpu.shares
+        self.memory.0 > gpu.memory || u32::from(self.cores.0) > gpu.cores
     }
 }
 

@@ -7,13 +7,11 @@
 use std::collections::BTreeSet;
 
 use crate::{
-    Cluster, Demand, Exclusions, Gpu, GpuState, MemoryAsk, Mix, Node, Overcommit, Oversubscribed, Policy,
-    Refusal, Request, Room, Shapes, Site, Topology,
+    Cluster, Demand, Exclusions, Gpu, GpuState, LESSON, MemoryAsk, Mix, Node, Overcommit, Oversubscribed,
+    Policy, Refusal, Request, Room, Shapes, Site, Topology,
 };
 
 const MIB: u64 = 1 << 20;
-/// Arrivals between two lessons.
-const LESSON: u64 = 300;
 
 /// A row that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,6 +6,7 @@ mod ganging;
 mod learning;
 mod looking_on;
 mod preempting;
+mod standing;
 mod upkeep;
 mod ways;
 mod writer;
@@ -40,6 +41,7 @@ use crate::shapes::Shapes;
 use crate::stores::Stores;
 use deciding::Decision;
 use ganging::Gangs;
+use standing::{Standing, Waiting};
 use writer::{Report, Writer};
 
 /// Pods written at the same time.
@@ -96,36 +98,10 @@ struct Promise {
     version: Option<u64>,
 }
 
-/// A pod that waits, and what it waits for.
-struct Waiting {
-    pod: Arc<Pod>,
-    /// All of its claims that are ours, with their names in the pod.
-    claims: Vec<Named>,
-    /// Those that are not allocated yet.
-    open: Vec<Named>,
-    /// Node of the claims that are allocated already.
-    node: Option<String>,
-}
-
 /// Whose turn it is.
 enum Turn {
     Pod(Waiting),
     Gang(ganging::Key),
-}
-
-/// A claim with its name in the pod.
-type Named = (String, Arc<ResourceClaim>);
-
-/// What a pod's claims are like.
-enum Standing {
-    /// Nothing to do with us, or not complete yet.
-    Aside,
-    /// Something is to be allocated.
-    Waiting(Waiting),
-    /// All is allocated, on this node.
-    Allocated { claims: Vec<Arc<ResourceClaim>>, node: String },
-    /// It cannot be understood.
-    Invalid(Arc<ResourceClaim>, Invalid),
 }
 
 /// Version of a stored object as a number; versions of one kind grow.
@@ -400,61 +376,11 @@ impl Planner {
         }
     }
 
-    fn standing(&self, pod: &Arc<Pod>, ours: &HashSet<String>) -> Standing {
-        let namespace = pod.namespace().unwrap_or_default();
-        let (mut claims, mut complete): (Vec<Named>, bool) = (Vec::new(), true);
-        for named in pod::claims(pod) {
-            let found =
-                named.claim.and_then(|c| self.stores.claims.get(&ObjectRef::new(&c).within(&namespace)));
-            let Some(claim) = found.filter(|c| c.metadata.deletion_timestamp.is_none()) else {
-                complete = false;
-                continue;
-            };
-            let classes = gate::classes(claim.spec.devices.as_ref());
-            if !classes.iter().any(|c| ours.contains(*c)) {
-                continue;
-            }
-            if let Some(other) = classes.iter().find(|c| !ours.contains(**c)) {
-                let note = format!(
-                    "spec.devices.requests: {other:?} is another driver's class; a claim cannot mix drivers, put it into \
-                     a claim of its own"
-                );
-                return Standing::Invalid(claim, Invalid { reason: "MixedDrivers", note });
-            }
-            if self.promised.contains_key(&claim.uid().unwrap_or_default()) && !model::is_allocated(&claim) {
-                // Written, and not shown yet.
-                return Standing::Aside;
-            }
-            claims.push((named.name, claim));
-        }
-        if claims.is_empty() || !complete {
-            return Standing::Aside;
-        }
-        let node = claims.iter().find_map(|(_, c)| model::node_of(c));
-        let open: Vec<Named> = claims.iter().filter(|(_, c)| !model::is_allocated(c)).cloned().collect();
-        match (open.is_empty(), node) {
-            (true, Some(node)) => {
-                Standing::Allocated { claims: claims.into_iter().map(|(_, claim)| claim).collect(), node }
-            }
-            (true, None) => Standing::Aside,
-            (false, node) => Standing::Waiting(Waiting { pod: pod.clone(), claims, open, node }),
-        }
-    }
-
     fn say(&mut self, about: k8s_openapi::api::core::v1::ObjectReference, saying: Saying) {
         if let Some(saying) = self.writer.events.due(&about, saying, Instant::now()) {
             let events = self.writer.events.clone();
             self.tasks.spawn(async move { events.write(about, saying).await });
         }
-    }
-
-    /// Node of a waiting pod one of whose claims was allocated before and is not any more, by whomever.
-    fn lost_node(&self, waiting: &Waiting) -> Option<String> {
-        if pod::bound_to(&waiting.pod).is_some() || pod::nominated(&waiting.pod).is_some() {
-            return None;
-        }
-        let open = waiting.open.iter().filter_map(|(_, claim)| claim.uid());
-        self.upkeep.lost(&waiting.pod.uid().unwrap_or_default(), open)
     }
 
     fn say_invalid(&mut self, pod: &Pod, claim: &ResourceClaim, invalid: &Invalid) {

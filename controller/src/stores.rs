@@ -267,22 +267,11 @@ impl Backoff for Pauses {
     }
 }
 
-/// Leaves away what is not read of claims: what drivers say of the devices, what is only for the node and the scheduler, and
-/// the places lists were read with.
+/// Leaves away what is not read of claims: what drivers say of the devices, and what is only for the scheduler.
 fn reduce(claim: &mut ResourceClaim) {
-    let requests = claim.spec.devices.as_mut().and_then(|d| d.requests.as_mut());
-    requests.into_iter().for_each(Vec::shrink_to_fit);
-    claim.metadata.owner_references.iter_mut().for_each(Vec::shrink_to_fit);
-    claim.metadata.finalizers.iter_mut().for_each(Vec::shrink_to_fit);
     let Some(status) = &mut claim.status else { return };
     status.devices = None;
-    status.reserved_for.iter_mut().for_each(Vec::shrink_to_fit);
-    if let Some(allocation) = &mut status.allocation {
-        allocation.node_selector = None;
-        if let Some(devices) = &mut allocation.devices {
-            devices.results.iter_mut().for_each(Vec::shrink_to_fit);
-        }
-    }
+    status.allocation.iter_mut().for_each(|allocation| allocation.node_selector = None);
 }
 
 fn watch<K>(

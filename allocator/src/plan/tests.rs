@@ -235,6 +235,18 @@ fn overcommitment_is_found_with_its_claims() {
     assert_eq!(c.overcommitted()[0].claims, ["x", "y"]);
 }
 
+#[test]
+fn fewer_tenants_allowed_than_there_are_is_no_overcommitment() {
+    let mut c = cluster("node-a: gpu-0 16/16");
+    c.hold_claim("x", vec![share("node-a", "gpu-0", 4)]);
+    c.hold_claim("y", vec![share("node-a", "gpu-0", 4)]);
+    let mut node = c.nodes["node-a"].clone();
+    node.gpus[0].shares = 1;
+    c.set_node("node-a", node);
+    assert!(c.overcommitted().is_empty());
+    assert!(answer(&c, &demand("memory=4")).contains("NoSharesLeft"), "{}", answer(&c, &demand("memory=4")));
+}
+
 fn share(node: &str, gpu: &str, gib: u64) -> Share {
     let (memory, oversubscribed) = (gib * GIB, Oversubscribed::default());
     Share { node: node.into(), gpu: gpu.into(), memory, cores: 0, oversubscribed }

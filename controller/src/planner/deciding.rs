@@ -8,8 +8,9 @@ use kube::ResourceExt;
 use tokio::time::Instant;
 use vgpu_allocator::{Demand, Placement as Placed, Share};
 
+use super::standing::{Named, Waiting};
 use super::ways::{Way, alternatives};
-use super::{Named, Planner, Waiting, given};
+use super::{Planner, given};
 use crate::events::{Saying, reference};
 use crate::model::{self, Model};
 use crate::pod;

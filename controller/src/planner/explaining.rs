@@ -6,8 +6,9 @@ use kube::{Client, ResourceExt};
 use tokio::time::Instant;
 use vgpu_allocator::{Demand, NodeReason, Refusal};
 
+use super::Planner;
 use super::deciding::{Decision, No};
-use super::{Planner, Standing, Waiting};
+use super::standing::{Standing, Waiting};
 use crate::args::Allocator;
 use crate::explanation::{Explanation, NodeAnswer, Outcome};
 use crate::metrics::Metrics;

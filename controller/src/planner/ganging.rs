@@ -11,7 +11,8 @@ use kube::ResourceExt;
 use tokio::time::Instant;
 
 use super::deciding::{Decision, No};
-use super::{Planner, Waiting, given};
+use super::standing::Waiting;
+use super::{Planner, given};
 use crate::events::{Saying, reference};
 use crate::model::Model;
 use crate::pod::{self, Gang, Pod};

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::ResourceExt;
-use vgpu_allocator::{Demand, Mix, Policy};
+use vgpu_allocator::{Demand, LESSON, Mix, Policy};
 
 use super::Planner;
 use crate::model::Model;
@@ -20,11 +20,8 @@ pub(super) struct Learning {
     /// Pods (UIDs) that are counted and not gone.
     counted: HashSet<String>,
     /// Pods counted since the model was taught last.
-    news: usize,
+    news: u64,
 }
-
-/// So many pods change what is free so much that it is priced anew.
-const LESSON: usize = 64;
 
 impl Learning {
     /// Counts a pod once, whether it is placed or not.

@@ -8,7 +8,8 @@ use kube::ResourceExt;
 use tokio::time::Instant;
 use vgpu_allocator::{Demand, Share};
 
-use super::{Planner, Waiting, given};
+use super::standing::Waiting;
+use super::{Planner, given};
 use crate::events::{Saying, reference};
 use crate::model::Model;
 use crate::pod::{self, Pod};

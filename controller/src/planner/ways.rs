@@ -8,8 +8,9 @@ use kube::runtime::reflector::ObjectRef;
 use tokio::time::Instant;
 use vgpu_allocator::{Constraint, Demand, NodeExclusion, Policy, Request};
 
+use super::Planner;
 use super::deciding::No;
-use super::{Named, Planner, Waiting};
+use super::standing::{Named, Waiting};
 use crate::model::{self, Model};
 use crate::pod;
 use crate::request::{self, Asked, Known, Unread};

@@ -148,7 +148,7 @@ impl Metadata for Pod {
 
 impl Pod {
     /// Leaves away what need not be remembered: annotations but these, volumes of no claim, conditions but that of the
-    /// scheduler, of a pod on a node what told where it may go, and the places lists were read with.
+    /// scheduler, and of a pod on a node what told where it may go.
     pub fn reduce(&mut self, annotations: &[&str]) {
         if let Some(all) = &mut self.metadata.annotations {
             all.retain(|key, _| annotations.contains(&key.as_str()));
@@ -160,16 +160,9 @@ impl Pod {
             if spec.node_name.as_deref().is_some_and(|node| !node.is_empty()) {
                 (spec.affinity, spec.node_selector, spec.tolerations) = (None, None, None);
             }
-            spec.containers.shrink_to_fit();
-            spec.init_containers.iter_mut().for_each(Vec::shrink_to_fit);
-            spec.resource_claims.iter_mut().for_each(Vec::shrink_to_fit);
         }
-        if let Some(status) = &mut self.status {
-            status.conditions.iter_mut().for_each(|list| {
-                list.retain(|c| c.type_ == "PodScheduled");
-                list.shrink_to_fit();
-            });
-            status.resource_claim_statuses.iter_mut().for_each(Vec::shrink_to_fit);
+        if let Some(conditions) = self.status.as_mut().and_then(|s| s.conditions.as_mut()) {
+            conditions.retain(|c| c.type_ == "PodScheduled");
         }
     }
 }
