@@ -178,7 +178,7 @@ impl Bench {
         let placed = placed.expect("a cluster that is half empty takes it");
         let key = format!("new-{}", self.next);
         self.next += 1;
-        self.cluster.hold_claim(&key, placed.shares.iter().map(|s| s.on(&placed.node)).collect());
+        self.cluster.hold_claim(&key, placed.shares.iter().map(|s| s.on(&placed.node)).collect::<Vec<_>>());
         self.cluster.hold_pod(&key, &placed.node, ask.room);
         self.held.push_back(key);
         if self.held.len() > self.nodes / 5

@@ -1,7 +1,7 @@
 //! What there is (nodes, GPUs) and what is taken (rooms of pods, shares of claims).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::fragmentation::Fragmentation;
 use crate::index::Index;
@@ -98,7 +98,7 @@ pub struct Cluster {
     pub(crate) nodes: BTreeMap<String, Node>,
     taken: BTreeMap<String, NodeTaken>,
     pods: BTreeMap<String, Held<(String, Room)>>,
-    claims: BTreeMap<String, Held<Box<[Share]>>>,
+    claims: BTreeMap<String, Held<Arc<[Share]>>>,
     round: u64,
     derived: Mutex<Derived>,
 }
@@ -235,17 +235,18 @@ impl Cluster {
     }
 
     /// A claim (by UID) holds these shares; replaces what that claim held before.
-    pub fn hold_claim(&mut self, claim: &str, shares: Vec<Share>) {
+    pub fn hold_claim(&mut self, claim: &str, shares: impl Into<Arc<[Share]>>) {
+        let shares = shares.into();
         if self.still_holds(claim, &shares) {
             return;
         }
         self.drop_claim(claim);
-        for share in &shares {
+        for share in &*shares {
             let node = self.taken.entry(share.node.clone()).or_default();
             node.change(&share.gpu, |gpu| gpu.add((share.memory, share.cores), share.oversubscribed));
             self.touch(&share.node);
         }
-        self.claims.insert(claim.to_owned(), Held { what: shares.into(), round: self.round });
+        self.claims.insert(claim.to_owned(), Held { what: shares, round: self.round });
     }
 
     /// Whether the claim holds just these shares; if so, that was said in this round.
@@ -257,7 +258,8 @@ impl Cluster {
 
     /// The claim holds nothing any more.
     pub fn drop_claim(&mut self, claim: &str) {
-        for share in self.claims.remove(claim).map(|held| held.what).unwrap_or_default() {
+        let held = self.claims.remove(claim);
+        for share in held.iter().flat_map(|held| held.what.iter()) {
             let Some(taken) = self.taken.get_mut(&share.node) else { continue };
             taken.change(&share.gpu, |gpu| gpu.sub((share.memory, share.cores), share.oversubscribed));
             self.forget_empty(&share.node);

@@ -218,7 +218,7 @@ impl Replay {
         }
         let placed = self.cluster.plan(&demand)?;
         let key = id.to_string();
-        self.cluster.hold_claim(&key, placed.shares.iter().map(|s| s.on(&placed.node)).collect());
+        self.cluster.hold_claim(&key, placed.shares.iter().map(|s| s.on(&placed.node)).collect::<Vec<_>>());
         self.cluster.hold_pod(&key, &placed.node, demand.room);
         Ok(())
     }

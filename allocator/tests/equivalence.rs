@@ -212,7 +212,7 @@ proptest! {
                     let answer = cluster.plan(&demand);
                     prop_assert_eq!(&answer, &cluster.plan_exhaustively(&demand));
                     if let Ok(placed) = answer {
-                        cluster.hold_claim(&format!("claim-{c}"), placed.shares.iter().map(|s| s.on(&placed.node)).collect());
+                        cluster.hold_claim(&format!("claim-{c}"), placed.shares.iter().map(|s| s.on(&placed.node)).collect::<Vec<_>>());
                         cluster.hold_pod(&format!("claim-{c}"), &placed.node, demand.room);
                     }
                 }

@@ -4,10 +4,11 @@ use std::collections::HashSet;
 
 use anyhow::{Context, bail};
 use k8s_openapi::api::core::v1::PodResourceClaimStatus;
-use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceClaimTemplate};
+use k8s_openapi::api::resource::v1::ResourceClaimTemplate;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::ResourceExt;
 use serde_json::Value;
+use vgpu_controller::claim::Claim;
 use vgpu_controller::pod::Pod;
 use vgpu_controller::snapshot::Snapshot;
 
@@ -101,7 +102,7 @@ fn claims(snapshot: &mut Snapshot, pod: &mut Pod, namespace: &str) -> anyhow::Re
             uid: Some(format!("simulated-{name}")),
             ..ObjectMeta::default()
         };
-        let claim = ResourceClaim { metadata, spec: found.spec.spec.clone(), status: None };
+        let claim = Claim { metadata, spec: found.spec.spec.clone().into(), status: None };
         snapshot.claims.push(claim);
         made.push(PodResourceClaimStatus { name: entry.name, resource_claim_name: Some(name) });
     }

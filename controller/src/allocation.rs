@@ -17,7 +17,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::policy::v1::Eviction;
-use k8s_openapi::api::resource::v1::{DeviceToleration, ResourceClaim};
+use k8s_openapi::api::resource::v1::DeviceToleration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{DeleteOptions, Preconditions};
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt};
@@ -26,6 +26,7 @@ use vgpu_allocator::PlacedShare;
 use vgpu_api::names::{CLAIM_FINALIZER, CORES, DRIVER, GATE, MEMORY, MEMORY_PERCENT, SHARES, pool};
 use vgpu_api::{MIB, Quantity};
 
+use crate::claim::Claim;
 use crate::pod::Pod;
 use crate::{WRITE_DEADLINE, pod};
 
@@ -70,7 +71,7 @@ pub enum WriteError {
 #[derive(Debug, Clone)]
 pub struct Grant {
     /// As last seen.
-    pub claim: Arc<ResourceClaim>,
+    pub claim: Arc<Claim>,
     /// Its shares, in the order of its requests.
     pub shares: Vec<PlacedShare>,
     /// Percent of memory a request asked for, by request; written as consumed beside the bytes.
@@ -104,7 +105,7 @@ fn path<K: ResourceExt>(object: &K) -> String {
     }
 }
 
-fn claims(client: &Client, claim: &ResourceClaim) -> Api<ResourceClaim> {
+fn claims(client: &Client, claim: &Claim) -> Api<Claim> {
     Api::namespaced(client.clone(), &claim.namespace().unwrap_or_default())
 }
 
@@ -147,7 +148,7 @@ pub fn allocation(
 }
 
 /// Whether a claim has the finalizer without which it is not allocated.
-pub fn is_guarded(claim: &ResourceClaim) -> bool {
+pub fn is_guarded(claim: &Claim) -> bool {
     claim.finalizers().iter().any(|f| f == CLAIM_FINALIZER)
 }
 
@@ -155,7 +156,7 @@ pub fn is_guarded(claim: &ResourceClaim) -> bool {
 ///
 /// # Errors
 /// [`WriteError`].
-pub async fn allocate(client: &Client, node: &str, grant: &Grant) -> Result<ResourceClaim, WriteError> {
+pub async fn allocate(client: &Client, node: &str, grant: &Grant) -> Result<Claim, WriteError> {
     let (api, name, object) = (claims(client, &grant.claim), grant.claim.name_any(), path(&*grant.claim));
     let mut guarded = (*grant.claim).clone();
     if !is_guarded(&guarded) {
@@ -180,11 +181,7 @@ pub async fn allocate(client: &Client, node: &str, grant: &Grant) -> Result<Reso
 ///
 /// # Errors
 /// [`WriteError`]; a claim that was reserved meanwhile is a conflict.
-pub async fn clear(
-    client: &Client,
-    claim: &ResourceClaim,
-    unguard: bool,
-) -> Result<ResourceClaim, WriteError> {
+pub async fn clear(client: &Client, claim: &Claim, unguard: bool) -> Result<Claim, WriteError> {
     let (api, name, object) = (claims(client, claim), claim.name_any(), path(claim));
     let patch = json!({
         "metadata": {"resourceVersion": claim.resource_version()},
@@ -196,7 +193,7 @@ pub async fn clear(
     if unguard { self::unguard(client, &cleared).await } else { Ok(cleared) }
 }
 
-async fn unguard(client: &Client, claim: &ResourceClaim) -> Result<ResourceClaim, WriteError> {
+async fn unguard(client: &Client, claim: &Claim) -> Result<Claim, WriteError> {
     let (api, name, object) = (claims(client, claim), claim.name_any(), path(claim));
     let finalizers: Vec<&String> = claim.finalizers().iter().filter(|f| *f != CLAIM_FINALIZER).collect();
     let patch = json!({"metadata": {"resourceVersion": claim.resource_version(), "finalizers": finalizers}});
@@ -209,11 +206,11 @@ async fn unguard(client: &Client, claim: &ResourceClaim) -> Result<ResourceClaim
 ///
 /// # Errors
 /// [`WriteError`]: still unknown, ask again.
-pub async fn settle(client: &Client, claim: &ResourceClaim) -> Result<Option<ResourceClaim>, WriteError> {
+pub async fn settle(client: &Client, claim: &Claim) -> Result<Option<Claim>, WriteError> {
     let (api, name, object) = (claims(client, claim), claim.name_any(), path(claim));
     let found = timed("read claim", &object, api.get_opt(&name)).await?;
     let Some(found) = found.filter(|f| f.uid() == claim.uid()) else { return Ok(None) };
-    if crate::model::is_allocated(&found) {
+    if crate::claim::is_allocated(&found) {
         return Ok(Some(found));
     }
     // Without the guard it was somebody else who took it: no allocation of that version is left to fear.
@@ -276,7 +273,7 @@ mod tests {
             oversubscribed: Default::default(),
         };
         let grant = Grant {
-            claim: Arc::new(ResourceClaim::default()),
+            claim: Arc::new(Claim::default()),
             shares: vec![share],
             percents: vec![],
             config: vec![],

@@ -3,11 +3,12 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use k8s_openapi::api::resource::v1::{Device, DeviceAttribute, ResourceSlice};
 use vgpu_api::names::DRIVER;
 
+use crate::slice::{Attribute, Device, Slice};
+
 /// An attribute of a device by its full name, `domain/name`; one without a domain in the slice has the driver's.
-pub(crate) fn of<'a>(device: &'a Device, name: &str) -> Option<&'a DeviceAttribute> {
+pub(crate) fn of<'a>(device: &'a Device, name: &str) -> Option<&'a Attribute> {
     let attributes = device.attributes.as_ref()?;
     attributes.get(name).or_else(|| match name.split_once('/') {
         Some((domain, own)) if domain == DRIVER => attributes.get(own),
@@ -15,7 +16,7 @@ pub(crate) fn of<'a>(device: &'a Device, name: &str) -> Option<&'a DeviceAttribu
     })
 }
 
-fn values(slices: &[Arc<ResourceSlice>], name: &str) -> Values {
+fn values(slices: &[Arc<Slice>], name: &str) -> Values {
     let mut numbers: BTreeMap<String, u32> = BTreeMap::new();
     let mut found = BTreeMap::new();
     for device in slices.iter().flat_map(|s| s.spec.devices.iter().flatten()) {
@@ -42,7 +43,7 @@ impl Attributes {
     }
 
     /// Values of an attribute by its full name.
-    pub fn get(&self, name: &str, slices: impl FnOnce() -> Vec<Arc<ResourceSlice>>) -> Arc<Values> {
+    pub fn get(&self, name: &str, slices: impl FnOnce() -> Vec<Arc<Slice>>) -> Arc<Values> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         known.entry(name.to_owned()).or_insert_with(|| Arc::new(values(&slices(), name))).clone()
     }

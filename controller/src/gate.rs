@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use k8s_openapi::api::resource::v1::{DeviceClaim, ResourceClaim, ResourceClaimTemplate};
+use k8s_openapi::api::resource::v1::{DeviceClaim, ResourceClaimTemplate};
 use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
 use vgpu_api::names::CLAIMS_CONFIG_MAP;
 
+use crate::claim::Claim;
 use crate::stores::Stores;
 use crate::{MANAGER, WRITE_DEADLINE};
 
@@ -46,7 +47,7 @@ fn wanted(stores: &Stores, is_ours: &(dyn Fn(&str) -> bool + Sync)) -> Wanted {
         }
     }
     for claim in stores.claims.state() {
-        let claim: &ResourceClaim = &claim;
+        let claim: &Claim = &claim;
         // A template's claim is named by no pod. Most claims are such.
         let made = claim.owner_references().iter().any(|o| o.kind == "Pod");
         if !made && classes(claim.spec.devices.as_ref()).into_iter().any(is_ours) {

@@ -8,7 +8,8 @@
 //! |---|---|
 //! | [`controller`], [`leader`] | from the Lease to the end |
 //! | [`stores`] | what the watches have brought |
-//! | [`pod`], [`node`], [`class`], [`attribute`], [`request`], [`shapes`], [`slice`], [`taint`], [`quota`], [`preemption`] | pure: what an object means |
+//! | [`pod`], [`claim`], [`node`], [`class`], [`attribute`], [`request`], [`shapes`], [`slice`], [`taint`], [`quota`], [`preemption`] | pure: what an object means |
+//! | [`shared`] | what many objects have alike |
 //! | [`facts`] | what is worked out of an object once per version |
 //! | [`model`] | all of it as the engine sees it |
 //! | [`planner`] | what is due, in what order |
@@ -19,6 +20,7 @@
 pub mod allocation;
 pub mod args;
 pub mod attribute;
+pub mod claim;
 pub mod class;
 pub mod controller;
 pub mod events;
@@ -38,6 +40,7 @@ pub mod request;
 pub mod scheduler_mode;
 pub mod selector;
 pub mod shapes;
+pub mod shared;
 pub mod slice;
 pub mod snapshot;
 pub mod stores;

@@ -2,21 +2,17 @@
 //! step, nothing to repair. What is kept from pass to pass only saves work ([`Kept`]).
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use k8s_openapi::api::core::v1::{Node as KubeNode, NodeSelector};
-use k8s_openapi::api::resource::v1::{DeviceRequestAllocationResult, ResourceClaim};
 use kube::ResourceExt;
-use kube::runtime::reflector::ObjectRef;
 use vgpu_allocator::{Cluster, Exclusions, Node, Room, Share};
-use vgpu_api::Quantity;
-use vgpu_api::names::{CORES, DRIVER, MEMORY, pool_node};
 
+use crate::claim::{self, Claim};
 use crate::facts::Facts;
 use crate::pod::Pod;
 use crate::preemption::ByNode;
 use crate::quota::Quotas;
-use crate::request::oversubscribed_by;
 use crate::shapes::Shapes;
 use crate::stores::Stores;
 use crate::taint::Rule;
@@ -27,9 +23,12 @@ use crate::{node, pod};
 pub struct Kept {
     cluster: Cluster,
     taught: bool,
-    shares: Facts<ResourceClaim, Vec<Share>>,
+    shares: Facts<Claim, Arc<[Share]>>,
     rooms: Facts<Pod, Room>,
 }
+
+/// Pods by what they name: namespace and name of a claim.
+type Users = HashMap<(String, String), Vec<Arc<Pod>>>;
 
 /// Everything a pass decides on.
 pub struct Model {
@@ -37,68 +36,23 @@ pub struct Model {
     pub cluster: Cluster,
     /// Whether the cluster has been taught for LeastFragmentation.
     pub taught: bool,
-    shares: Facts<ResourceClaim, Vec<Share>>,
+    shares: Facts<Claim, Arc<[Share]>>,
     rooms: Facts<Pod, Room>,
     /// A node of each class: pods that name no node find the others of it alike.
     pub classes: Vec<Arc<KubeNode>>,
     /// Nodes by name.
     pub nodes: BTreeMap<String, Arc<KubeNode>>,
     /// Claims by UID.
-    pub claims: HashMap<String, Arc<ResourceClaim>>,
+    pub claims: HashMap<String, Arc<Claim>>,
     /// Pods that have not ended.
     pub pods: Vec<Arc<Pod>>,
-    /// Pods that name a claim, by its namespace and name.
-    pub users: HashMap<(String, String), Vec<Arc<Pod>>>,
+    users: OnceLock<Users>,
     /// What namespaces may hold, and hold.
     pub quotas: Quotas,
     /// Who is where, once somebody asked.
     pub tenants: Option<ByNode>,
     /// Places kept, by what they are held under.
     places: Vec<String>,
-}
-
-/// Results of this driver in an allocated claim.
-pub fn own_results(claim: &ResourceClaim) -> Vec<&DeviceRequestAllocationResult> {
-    let allocation = claim.status.as_ref().and_then(|s| s.allocation.as_ref());
-    let results =
-        allocation.and_then(|a| a.devices.as_ref()).and_then(|d| d.results.as_deref()).unwrap_or_default();
-    results.iter().filter(|r| r.driver == DRIVER).collect()
-}
-
-/// Whether a claim is allocated, by whomever.
-pub fn is_allocated(claim: &ResourceClaim) -> bool {
-    claim.status.as_ref().is_some_and(|s| s.allocation.is_some())
-}
-
-/// Whether some pod has reserved it.
-pub fn is_reserved(claim: &ResourceClaim) -> bool {
-    claim.status.as_ref().and_then(|s| s.reserved_for.as_ref()).is_some_and(|r| !r.is_empty())
-}
-
-/// Node of an allocated claim.
-pub fn node_of(claim: &ResourceClaim) -> Option<String> {
-    own_results(claim).iter().find_map(|r| pool_node(&r.pool).map(str::to_owned))
-}
-
-/// What an allocated claim holds.
-pub fn shares(claim: &ResourceClaim) -> Vec<Share> {
-    let allocation = claim.status.as_ref().and_then(|s| s.allocation.as_ref());
-    let config = allocation.and_then(|a| a.devices.as_ref()).and_then(|d| d.config.as_deref());
-    let share = |result: &&DeviceRequestAllocationResult| {
-        let consumed = |name: &str| -> u64 {
-            let quantity = result.consumed_capacity.as_ref().and_then(|c| c.get(name));
-            let value = quantity.and_then(|q| q.0.parse::<Quantity>().ok()).map_or(0, Quantity::value);
-            u64::try_from(value).unwrap_or(0)
-        };
-        Some(Share {
-            node: pool_node(&result.pool)?.to_owned(),
-            gpu: result.device.clone(),
-            memory: consumed(MEMORY),
-            cores: u32::try_from(consumed(CORES)).unwrap_or(0),
-            oversubscribed: config.map(|c| oversubscribed_by(c, &result.request)).unwrap_or_default(),
-        })
-    };
-    own_results(claim).iter().filter(|r| r.admin_access != Some(true)).filter_map(share).collect()
 }
 
 impl Model {
@@ -139,20 +93,18 @@ impl Model {
             });
             cluster.set_node(name, Node { room: node::room(found), gpus, class });
         }
-        held_by.update(&claims, shares);
+        held_by.update(&claims, |claim| claim::shares(claim).into());
         let mut by_uid = HashMap::with_capacity(claims.len());
         for claim in claims {
             let uid = claim.uid().unwrap_or_default();
-            let held = held_by.of(&claim).map(Vec::as_slice).unwrap_or_default();
-            if !held.is_empty() {
-                quotas.hold(claim.metadata.namespace.as_deref().unwrap_or_default(), held);
+            if let Some(held) = held_by.of(&claim).filter(|held| !held.is_empty()) {
+                quotas.hold(claim.metadata.namespace.as_deref().unwrap_or_default(), held.iter());
                 if !cluster.still_holds(&uid, held) {
-                    cluster.hold_claim(&uid, held.to_vec());
+                    cluster.hold_claim(&uid, held.clone());
                 }
             }
             by_uid.insert(uid, claim);
         }
-        let mut users: HashMap<(String, String), Vec<Arc<Pod>>> = HashMap::new();
         let mut pods = stores.pods.state();
         pods.retain(|p| !pod::is_done(p));
         rooms.update(&pods, pod::room);
@@ -160,10 +112,6 @@ impl Model {
             if let Some(node) = pod::bound_to(found) {
                 let room = rooms.of(found).copied().unwrap_or_default();
                 cluster.hold_pod(found.metadata.uid.as_deref().unwrap_or_default(), node, room);
-            }
-            let namespace = found.namespace().unwrap_or_default();
-            for claim in pod::claims(found).into_iter().filter_map(|c| c.claim) {
-                users.entry((namespace.clone(), claim)).or_default().push(found.clone());
             }
         }
         Self {
@@ -175,11 +123,28 @@ impl Model {
             nodes,
             claims: by_uid,
             pods,
-            users,
+            users: OnceLock::new(),
             quotas,
             tenants: None,
             places: Vec::new(),
         }
+    }
+
+    /// Pods that have not ended and name a claim.
+    pub fn users(&self, claim: &Claim) -> &[Arc<Pod>] {
+        // Most passes ask of no claim.
+        let users = self.users.get_or_init(|| {
+            let mut users = Users::new();
+            for pod in &self.pods {
+                let namespace = pod.namespace().unwrap_or_default();
+                for claim in pod::claims(pod).into_iter().filter_map(|c| c.claim) {
+                    users.entry((namespace.clone(), claim)).or_default().push(pod.clone());
+                }
+            }
+            users
+        });
+        let key = (claim.namespace().unwrap_or_default(), claim.name_any());
+        users.get(&key).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// All that is held was said: what the cluster knows besides is over.
@@ -231,8 +196,8 @@ pub fn volume_affinity(stores: &Stores, pod: &Pod) -> Vec<NodeSelector> {
     let namespace = pod.namespace().unwrap_or_default();
     let volumes = pod.spec.as_ref().and_then(|s| s.volumes.as_deref()).unwrap_or_default();
     let selector = |claim: &str| -> Option<NodeSelector> {
-        let claim = stores.volume_claims.get(&ObjectRef::new(claim).within(&namespace))?;
-        let volume = stores.volumes.get(&ObjectRef::new(claim.spec.as_ref()?.volume_name.as_deref()?))?;
+        let claim = stores.volume_claims.get_in(&namespace, claim)?;
+        let volume = stores.volumes.get(claim.spec.as_ref()?.volume_name.as_deref()?)?;
         volume.spec.as_ref()?.node_affinity.as_ref()?.required.clone()
     };
     let names =

@@ -76,7 +76,7 @@ pub fn exclusion(node: &Node, pod: &Pod, volumes: &[NodeSelector]) -> Option<Nod
         return because("NotReady");
     }
     let spec = pod.spec.as_ref();
-    let tolerations = spec.and_then(|s| s.tolerations.as_deref()).unwrap_or_default();
+    let tolerations = spec.and_then(|s| s.tolerations.as_deref()).map(Vec::as_slice).unwrap_or_default();
     let taints = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
     let unschedulable = node.spec.as_ref().is_some_and(|s| s.unschedulable == Some(true));
     let cordon = Taint {

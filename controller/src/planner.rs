@@ -17,8 +17,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::StreamExt;
-use k8s_openapi::api::resource::v1::ResourceClaim;
-use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -29,6 +27,7 @@ use vgpu_api::Placement;
 use crate::allocation::{self, Grant};
 use crate::args::{Allocator, Args};
 use crate::attribute::Attributes;
+use crate::claim::{self, Claim};
 use crate::class::{self, Selectors};
 use crate::events::{Events, Saying, reference};
 use crate::gate::{self, Gate};
@@ -206,14 +205,14 @@ impl Planner {
         let model = Model::build(&self.stores, &mut self.shapes, self.hami_quotas, model::Kept::default());
         let ours = self.our_classes(&model);
         let mut open = self.stores.claims.state();
-        open.retain(|c| allocation::is_guarded(c) && !model::is_allocated(c));
+        open.retain(|c| allocation::is_guarded(c) && !claim::is_allocated(c));
         open.retain(|c| gate::classes(c.spec.devices.as_ref()).iter().any(|class| ours.contains(*class)));
         open.sort_by_key(|c| (c.namespace(), c.name_any()));
         if open.is_empty() {
             return;
         }
         let writer = self.writer.clone();
-        let settle = |claim: Arc<ResourceClaim>| {
+        let settle = |claim: Arc<Claim>| {
             let writer = writer.clone();
             async move { drop(writer.settle(&claim).await) }
         };
@@ -352,7 +351,7 @@ impl Planner {
             named.extend(gate::classes(template.spec.spec.devices.as_ref()));
         }
         let is_ours = |name: &&str| {
-            let known = self.stores.classes.get(&ObjectRef::new(name));
+            let known = self.stores.classes.get(name);
             class::is_ours(name, known.as_deref(), &self.selectors, &self.shapes)
         };
         named.into_iter().filter(is_ours).map(str::to_owned).collect()
@@ -364,11 +363,11 @@ impl Planner {
         self.promised.retain(|uid, promise| {
             let seen = model.claims.get(uid);
             let caught_up = promise.version.is_some_and(|v| seen.is_none_or(|c| version(&**c) >= v));
-            let shown = seen.is_some_and(|c| model::is_allocated(c));
+            let shown = seen.is_some_and(|c| claim::is_allocated(c));
             (!caught_up && !shown) || writing.contains(&promise.pod)
         });
         for (uid, promise) in &self.promised {
-            if let Some(claim) = model.claims.get(uid).filter(|c| !model::is_allocated(c)) {
+            if let Some(claim) = model.claims.get(uid).filter(|c| !claim::is_allocated(c)) {
                 model.quotas.hold(&claim.namespace().unwrap_or_default(), &promise.shares);
             }
             model.cluster.hold_claim(uid, promise.shares.clone());
@@ -383,7 +382,7 @@ impl Planner {
         }
     }
 
-    fn say_invalid(&mut self, pod: &Pod, claim: &ResourceClaim, invalid: &Invalid) {
+    fn say_invalid(&mut self, pod: &Pod, claim: &Claim, invalid: &Invalid) {
         self.writer.metrics.invalid.inc();
         let note = format!("ResourceClaim {}: {}", claim.name_any(), invalid.note);
         self.say(reference(pod), Saying::warning(invalid.reason, note.clone()));
@@ -425,7 +424,7 @@ impl Planner {
 }
 
 /// What a plan lets a claim hold.
-fn given(placed: &Placed, claim: &ResourceClaim) -> Vec<Share> {
+fn given(placed: &Placed, claim: &Claim) -> Vec<Share> {
     let uid = claim.uid().unwrap_or_default();
     let held = placed.shares.iter().filter(|s| s.claim == uid && !s.looks_only());
     held.map(|share| share.on(&placed.node)).collect()

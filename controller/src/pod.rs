@@ -9,7 +9,9 @@ use vgpu_allocator::Room;
 use vgpu_api::Quantity;
 use vgpu_api::names::{GANG, GANG_SIZE, GATE};
 
-pub use object::{Amounts, Container, ContainerResources, Pod, PodCondition, PodSpec, PodStatus, Volume};
+pub use object::{
+    Alike, Amounts, Container, ContainerResources, Pod, PodCondition, PodSpec, PodStatus, Volume,
+};
 
 /// Annotation of a pod that a file on its node makes: evicting it ends nothing.
 pub const MIRROR: &str = "kubernetes.io/config.mirror";
@@ -42,8 +44,8 @@ pub fn claims(pod: &Pod) -> Vec<ClaimRef> {
 
 fn containers(pod: &Pod) -> impl Iterator<Item = &Container> {
     let spec = pod.spec.as_ref();
-    let init = spec.and_then(|s| s.init_containers.as_deref()).unwrap_or_default();
-    init.iter().chain(spec.map(|s| s.containers.as_slice()).unwrap_or_default())
+    let init = spec.and_then(|s| s.init_containers.as_deref()).into_iter().flatten();
+    init.chain(spec.map(|s| s.containers.as_slice()).unwrap_or_default())
 }
 
 /// Containers (by index, init containers first) that use a request of a claim.
@@ -65,7 +67,7 @@ pub fn room(pod: &Pod) -> Room {
     let add = |a: (u64, u64), b: (u64, u64)| (a.0.saturating_add(b.0), a.1.saturating_add(b.1));
     let max = |a: (u64, u64), b: (u64, u64)| (a.0.max(b.0), a.1.max(b.1));
     let (mut sidecars, mut peak) = ((0, 0), (0, 0));
-    for container in spec.init_containers.as_deref().unwrap_or_default() {
+    for container in spec.init_containers.as_deref().into_iter().flatten() {
         if container.restart_policy.as_deref() == Some("Always") {
             sidecars = add(sidecars, of(container));
             peak = max(peak, sidecars);

@@ -14,7 +14,8 @@ use kube::ResourceExt;
 use kube::core::{Selector, SelectorExt};
 use vgpu_allocator::{Cluster, Demand, Placement, Room, Share};
 
-use crate::model::{self, Model};
+use crate::claim;
+use crate::model::Model;
 use crate::pod::{self, Pod};
 
 /// Nodes with a solution after which no further one is looked at, as kube-scheduler does in large clusters.
@@ -139,10 +140,9 @@ pub fn tenants(model: &Model) -> ByNode {
     let mut by_node = ByNode::new();
     let mut held: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (uid, claim) in &model.claims {
-        let Some(node) = model::node_of(claim) else { continue };
-        let key = (claim.namespace().unwrap_or_default(), claim.name_any());
+        let Some(node) = claim::node_of(claim) else { continue };
         let mut first: Option<String> = None;
-        for user in model.users.get(&key).into_iter().flatten() {
+        for user in model.users(claim) {
             let user = user.uid().unwrap_or_default();
             nodes.entry(user.clone()).or_insert_with(|| node.clone());
             let of = root(&roots, &user);

@@ -6,10 +6,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use k8s_openapi::api::resource::v1::ResourceSlice;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::{DeleteParams, Patch, PatchParams};
-use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, ResourceExt};
 use serde_json::{Value, json};
 use vgpu_api::names::PUBLISHED_ANNOTATION;
@@ -17,8 +15,9 @@ use vgpu_api::{GpuNode, GpuPolicy, GpuPolicySpec};
 
 use crate::args::Allocator;
 use crate::events::{Events, Saying, reference};
+use crate::slice::{self, Slice};
 use crate::stores::Stores;
-use crate::{MANAGER, WRITE_DEADLINE, slice};
+use crate::{MANAGER, WRITE_DEADLINE};
 
 /// Publishes.
 pub struct Publisher {
@@ -99,7 +98,7 @@ impl Publisher {
         self.settled.retain(|node, _| versions.contains_key(node));
         for gpu_node in gpu_nodes {
             let node = gpu_node.name_any();
-            let Some(kube_node) = stores.nodes.get(&ObjectRef::new(&node)) else { continue };
+            let Some(kube_node) = stores.nodes.get(&node) else { continue };
             let policy = policy_for(&policies, kube_node.labels());
             let mut slices = versions.remove(&node).unwrap_or_default();
             slices.sort();
@@ -136,7 +135,7 @@ impl Publisher {
             gpu_node.annotations().get(PUBLISHED_ANNOTATION).and_then(|v| v.parse().ok()).unwrap_or(0);
         let last = self.published.get(&node).copied();
         let wanted = slice::slices(gpu_node, policy, self.allocator, !self.dropping.contains(&node));
-        let present = |index: usize| stores.slices.get(&ObjectRef::new(&slice::name(&node, index)));
+        let present = |index: usize| stores.slices.get(&slice::name(&node, index));
         let may_create = last.is_none() || generation > last.unwrap_or(0).max(annotated);
         let (mut created, mut unsettled) = (false, last.is_none());
         for (index, sent) in wanted.iter().enumerate() {
@@ -152,7 +151,7 @@ impl Publisher {
         for index in wanted.len()..wanted.len() + 4 {
             if present(index).is_some() {
                 unsettled = true;
-                let api: Api<ResourceSlice> = Api::all(self.client.clone());
+                let api: Api<Slice> = Api::all(self.client.clone());
                 tokio::time::timeout(
                     WRITE_DEADLINE,
                     api.delete(&slice::name(&node, index), &DeleteParams::default()),
@@ -183,7 +182,7 @@ impl Publisher {
         events: &Events,
         gpu_node: &GpuNode,
     ) -> anyhow::Result<()> {
-        let api: Api<ResourceSlice> = Api::all(self.client.clone());
+        let api: Api<Slice> = Api::all(self.client.clone());
         let parameters = PatchParams::apply(MANAGER).force();
         let name = slice::name(node, index);
         let patch = Patch::Apply(sent);

@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use k8s_openapi::api::resource::v1::{
     DeviceClaimConfiguration, DeviceClass, DeviceConstraint, DeviceRequest, DeviceSelector, DeviceSubRequest,
-    DeviceToleration, ExactDeviceRequest, ResourceClaim,
+    DeviceToleration, ExactDeviceRequest,
 };
 use serde_json::Value;
 use vgpu_allocator::{Constraint, MemoryAsk, Oversubscribed, Request, Rule};
 use vgpu_api::{Placement, Policy};
 
+use crate::claim::Claim;
 use crate::class::{Selectors, Unmatched};
 use crate::shapes::Shapes;
 
@@ -111,7 +112,7 @@ fn names(list: Option<&[String]>, request: &str) -> bool {
 ///
 /// # Errors
 /// [`Unread`].
-pub fn read(claim: &ResourceClaim, known: &Known<'_>) -> Result<Vec<Asked>, Unread> {
+pub fn read(claim: &Claim, known: &Known<'_>) -> Result<Vec<Asked>, Unread> {
     let uid = claim.metadata.uid.clone().unwrap_or_default();
     let devices = &claim.spec.devices;
     let own_config = devices.as_ref().and_then(|d| d.config.as_deref()).unwrap_or_default();

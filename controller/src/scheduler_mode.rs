@@ -5,12 +5,11 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::resource::v1::{
-    CapacityRequirements, DeviceClass, OpaqueDeviceConfiguration, ResourceClaim,
-};
+use k8s_openapi::api::resource::v1::{CapacityRequirements, DeviceClass, OpaqueDeviceConfiguration};
 use vgpu_api::names::{DRIVER, GANG, MEMORY_PERCENT};
 use vgpu_api::{Placement, ShareConfig};
 
+use crate::claim::Claim;
 use crate::gate;
 use crate::pod::{self, Pod};
 use crate::request::Invalid;
@@ -22,10 +21,7 @@ fn unheeded(note: String) -> Invalid {
 }
 
 /// What it would not heed of a claim's own words and of the classes it names; the first of it.
-pub fn unheeded_claim(
-    claim: &ResourceClaim,
-    class: &dyn Fn(&str) -> Option<Arc<DeviceClass>>,
-) -> Option<Invalid> {
+pub fn unheeded_claim(claim: &Claim, class: &dyn Fn(&str) -> Option<Arc<DeviceClass>>) -> Option<Invalid> {
     let devices = claim.spec.devices.as_ref()?;
     for request in devices.requests.iter().flatten() {
         let field = format!("spec.devices.requests[{}]", request.name);

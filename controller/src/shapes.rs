@@ -8,13 +8,13 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use k8s_openapi::api::resource::v1::{Device, DeviceToleration, ResourceSlice};
+use k8s_openapi::api::resource::v1::DeviceToleration;
 use kube::ResourceExt;
 use vgpu_allocator::Gpu;
 use vgpu_api::names::DRIVER;
 
 use crate::selector::{DeviceView, Selector, SelectorError};
-use crate::slice;
+use crate::slice::{self, Device, Slice};
 use crate::taint::{Rule, Taint};
 
 /// Attributes that tell a GPU from others of its model, without their domain.
@@ -104,7 +104,7 @@ impl Shapes {
     /// Reads the GPUs of all slices, in order, under all expressions in use and these rules. Returns them by node.
     pub fn read<'a>(
         &mut self,
-        slices: &[Arc<ResourceSlice>],
+        slices: &[Arc<Slice>],
         expressions: impl Iterator<Item = &'a str>,
         rules: &[Rule],
     ) -> BTreeMap<String, Vec<Gpu>> {
@@ -144,7 +144,7 @@ impl Shapes {
         gpus
     }
 
-    fn read_slice(&mut self, slice: &ResourceSlice, sharp: &[Sharp]) -> Known {
+    fn read_slice(&mut self, slice: &Slice, sharp: &[Sharp]) -> Known {
         let mut known = Known { version: slice.resource_version(), gpus: Vec::new(), views: Vec::new() };
         for device in slice.spec.devices.as_deref().unwrap_or_default() {
             let taints = Taint::of(&slice.spec.pool.name, device, &self.rules);
@@ -202,7 +202,7 @@ mod tests {
 
     use super::*;
 
-    fn slice(node: &str, version: &str, gpus: &[(&str, &str)]) -> Arc<ResourceSlice> {
+    fn slice(node: &str, version: &str, gpus: &[(&str, &str)]) -> Arc<Slice> {
         let device = |(uuid, product): &(&str, &str)| {
             json!({
                 "name": uuid.to_lowercase(),
@@ -220,7 +220,7 @@ mod tests {
     }
 
     /// Shapes of all GPUs in the order of nodes and devices, from the lowest.
-    fn shapes(known: &mut Shapes, slices: &[Arc<ResourceSlice>], expressions: &[&str]) -> Vec<u32> {
+    fn shapes(known: &mut Shapes, slices: &[Arc<Slice>], expressions: &[&str]) -> Vec<u32> {
         let gpus = known.read(slices, expressions.iter().copied(), &[]);
         gpus.values().flatten().map(|gpu| gpu.shape).collect()
     }

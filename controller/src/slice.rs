@@ -1,8 +1,10 @@
 //! Pure: a GpuNode and its policy as ResourceSlices, and slices as the engine's GPUs.
 
+mod object;
+
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::resource::v1::{Device, DeviceTaint, ResourceSlice};
+use k8s_openapi::api::resource::v1::DeviceTaint;
 use serde_json::{Value, json};
 use vgpu_allocator::{Gpu as EngineGpu, GpuState, Overcommit, Site};
 use vgpu_api::names::{
@@ -13,6 +15,8 @@ use vgpu_api::{Gpu, GpuNode, GpuPolicySpec, Health, Quantity};
 
 use crate::args::Allocator;
 use crate::attribute;
+
+pub use object::{Attribute, Device, Slice, SliceSpec};
 
 /// Devices of a slice: the API takes no more where any has a taint.
 const DEVICES: usize = 64;
@@ -163,13 +167,13 @@ fn device(
 }
 
 /// Whether kube-scheduler may hand out a device of it.
-pub fn is_open(slice: &ResourceSlice) -> bool {
+pub fn is_open(slice: &Slice) -> bool {
     let closes = |t: &DeviceTaint| t.key == names::ALLOCATOR_TAINT_KEY;
     slice.spec.devices.iter().flatten().any(|d| !d.taints.iter().flatten().any(closes))
 }
 
 /// What a server without the feature left out of a stored slice: the gates to enable.
-pub fn dropped(sent: &Value, stored: &ResourceSlice) -> Vec<&'static str> {
+pub fn dropped(sent: &Value, stored: &Slice) -> Vec<&'static str> {
     let stored = stored.spec.devices.as_deref().unwrap_or_default();
     let sent = sent["spec"]["devices"].as_array().map(Vec::as_slice).unwrap_or_default();
     if stored.len() != sent.len() || sent.is_empty() {
@@ -191,14 +195,14 @@ pub fn dropped(sent: &Value, stored: &ResourceSlice) -> Vec<&'static str> {
 }
 
 /// Whether what is stored is what would be sent, but for what the server adds.
-pub fn is_current(sent: &Value, stored: &ResourceSlice) -> bool {
+pub fn is_current(sent: &Value, stored: &Slice) -> bool {
     let mut stored = serde_json::to_value(&stored.spec).unwrap_or_default();
     for device in stored["devices"].as_array_mut().into_iter().flatten() {
         for taint in device.get_mut("taints").and_then(Value::as_array_mut).into_iter().flatten() {
             taint.as_object_mut().map(|t| t.remove("timeAdded"));
         }
     }
-    let typed = serde_json::from_value::<ResourceSlice>(sent.clone()).ok();
+    let typed = serde_json::from_value::<Slice>(sent.clone()).ok();
     let sent = typed.and_then(|s| serde_json::to_value(&s.spec).ok()).unwrap_or_default();
     let bare = |v: Value| {
         if v["devices"].as_array().is_some_and(Vec::is_empty) { json!({"no": "devices"}) } else { v }
@@ -220,13 +224,19 @@ pub fn engine_gpu(device: &Device, shape: u32) -> Option<EngineGpu> {
         let quantity: Quantity = capacity.get(name)?.value.0.parse().ok()?;
         u64::try_from(quantity.value()).ok()
     };
-    let number = |name: &str| attribute::of(device, name)?.int;
+    let number = |name: &str| match attribute::of(device, name)? {
+        Attribute::Int(number) => Some(*number),
+        _ => None,
+    };
     let full = |name: &str| format!("{}/{name}", names::DRIVER);
     let percent = |name: &str| {
         number(&full(name)).and_then(|p| u16::try_from(p).ok()).filter(|p| *p >= 100).unwrap_or(100)
     };
     let small = |number: Option<i64>| number.and_then(|n| u16::try_from(n).ok());
-    let pcie = attribute::of(device, PCIE_ROOT).and_then(|a| pcie_number(a.string.as_deref()?));
+    let pcie = match attribute::of(device, PCIE_ROOT) {
+        Some(Attribute::String(root)) => pcie_number(root),
+        _ => None,
+    };
     let unhealthy = device.taints.iter().flatten().any(|t| t.key == UNHEALTHY);
     Some(EngineGpu {
         name: device.name.clone(),
@@ -264,7 +274,7 @@ mod tests {
         node
     }
 
-    fn stored(sent: &Value) -> ResourceSlice {
+    fn stored(sent: &Value) -> Slice {
         serde_json::from_value(sent.clone()).unwrap()
     }
 

@@ -3,7 +3,7 @@
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, ResourceQuota};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceClaimTemplate, ResourceSlice};
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaimTemplate};
 use kube::api::{DynamicObject, ListParams};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use vgpu_api::names::DRIVER;
 use vgpu_api::{Placement, Policy};
 
+use crate::claim::Claim;
 use crate::pod::Pod;
+use crate::slice::Slice;
 use crate::stores;
 
 /// Objects of all namespaces.
@@ -26,13 +28,13 @@ pub struct Snapshot {
     /// Pods.
     pub pods: Vec<Pod>,
     /// Claims.
-    pub claims: Vec<ResourceClaim>,
+    pub claims: Vec<Claim>,
     /// Claim templates.
     pub templates: Vec<ResourceClaimTemplate>,
     /// Classes.
     pub classes: Vec<DeviceClass>,
     /// Slices of this driver.
-    pub slices: Vec<ResourceSlice>,
+    pub slices: Vec<Slice>,
     /// Volumes.
     pub volumes: Vec<PersistentVolume>,
     /// Claims to volumes.

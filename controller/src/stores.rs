@@ -1,18 +1,17 @@
 //! What the API server's watches have brought, and a signal that something changed.
 
-use std::hash::Hash;
+mod store;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ConfigMap, Node, PersistentVolume, PersistentVolumeClaim, ResourceQuota};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
-use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaim, ResourceClaimTemplate, ResourceSlice};
+use k8s_openapi::api::resource::v1::{DeviceClass, ResourceClaimTemplate};
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
-use kube::runtime::reflector::store::Writer;
-use kube::runtime::reflector::{Lookup, Store};
 use kube::runtime::utils::Backoff;
-use kube::runtime::{WatchStreamExt, reflector, watcher};
+use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, oneshot};
@@ -22,8 +21,14 @@ use vgpu_api::names::{CLAIMS_CONFIG_MAP, DRIVER};
 use vgpu_api::{GpuNode, GpuPolicy};
 
 use crate::WRITE_DEADLINE;
+use crate::claim::{self, Claim};
 use crate::pod::{self, Pod};
+use crate::shared::Copies;
+use crate::slice::Slice;
 use crate::snapshot::Snapshot;
+
+pub use store::Store;
+use store::Writer;
 
 /// How often an API server without DeviceTaintRules is asked for them.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
@@ -33,6 +38,9 @@ enum Asking {
     Since(Instant),
     Now(oneshot::Receiver<Option<ApiResource>>),
 }
+
+/// Slices asked for at a time: each has the devices of a node, a hundred kilobytes of text.
+const SLICES: u32 = 50;
 
 /// Plural of DeviceTaintRule.
 const TAINT_RULES: &str = "devicetaintrules";
@@ -44,13 +52,13 @@ pub struct Stores {
     /// Pods of all namespaces.
     pub pods: Store<Pod>,
     /// Claims.
-    pub claims: Store<ResourceClaim>,
+    pub claims: Store<Claim>,
     /// Claim templates.
     pub templates: Store<ResourceClaimTemplate>,
     /// Classes.
     pub classes: Store<DeviceClass>,
     /// Slices of this driver.
-    pub slices: Store<ResourceSlice>,
+    pub slices: Store<Slice>,
     /// What plugins report.
     pub gpu_nodes: Store<GpuNode>,
     /// What admins allow.
@@ -81,31 +89,24 @@ impl Stores {
         let (changed, mut watches) = (Arc::new(Notify::new()), JoinSet::new());
         let tasks = &mut watches;
         let all = watcher::Config::default();
-        let ours = watcher::Config::default().fields(&format!("spec.driver={DRIVER}"));
+        let ours = watcher::Config::default().fields(&format!("spec.driver={DRIVER}")).page_size(SLICES);
         let gate_maps = watcher::Config::default().fields(&format!("metadata.name={CLAIMS_CONFIG_MAP}"));
         Self {
             nodes: watch(tasks, client, all.clone(), &changed),
-            pods: watch_with(
-                tasks,
-                Api::all(client.clone()),
-                Writer::default(),
-                all.clone(),
-                &changed,
-                |pod: &mut Pod| {
-                    pod.reduce(&pod::ANNOTATIONS);
-                },
-            ),
-            claims: watch_with(
-                tasks,
-                Api::all(client.clone()),
-                Writer::default(),
-                all.clone(),
-                &changed,
-                reduce,
-            ),
+            pods: watch_with(tasks, Api::all(client.clone()), all.clone(), &changed, {
+                let mut alike = pod::Alike::default();
+                move |pod: &mut Pod| pod.reduce(&pod::ANNOTATIONS, &mut alike)
+            }),
+            claims: watch_with(tasks, Api::all(client.clone()), all.clone(), &changed, {
+                let mut alike = claim::Alike::default();
+                move |claim: &mut Claim| claim.reduce(&mut alike)
+            }),
             templates: watch(tasks, client, all.clone(), &changed),
             classes: watch(tasks, client, all.clone(), &changed),
-            slices: watch(tasks, client, ours, &changed),
+            slices: watch_with(tasks, Api::all(client.clone()), ours, &changed, {
+                let mut alike = Copies::default();
+                move |slice: &mut Slice| slice.reduce(&mut alike)
+            }),
             gpu_nodes: watch(tasks, client, all.clone(), &changed),
             policies: watch(tasks, client, all.clone(), &changed),
             volumes: watch(tasks, client, all.clone(), &changed),
@@ -123,23 +124,21 @@ impl Stores {
 
     /// What a snapshot holds, once and for all.
     pub fn of(snapshot: Snapshot, client: Client) -> Self {
-        let kind = GroupVersionKind::gvk("resource.k8s.io", "v1beta2", "DeviceTaintRule");
-        let rules = ApiResource::from_gvk_with_plural(&kind, TAINT_RULES);
         Self {
-            nodes: filled(snapshot.nodes),
-            pods: filled(snapshot.pods),
-            claims: filled(snapshot.claims),
-            templates: filled(snapshot.templates),
-            classes: filled(snapshot.classes),
-            slices: filled(snapshot.slices),
-            gpu_nodes: filled(Vec::new()),
-            policies: filled(Vec::new()),
-            volumes: filled(snapshot.volumes),
-            volume_claims: filled(snapshot.volume_claims),
-            quotas: filled(snapshot.quotas),
-            budgets: filled(snapshot.budgets),
-            gate_maps: filled(Vec::new()),
-            taint_rules: Some(filled_with(Writer::new(rules), snapshot.taint_rules)),
+            nodes: Store::of(snapshot.nodes),
+            pods: Store::of(snapshot.pods),
+            claims: Store::of(snapshot.claims),
+            templates: Store::of(snapshot.templates),
+            classes: Store::of(snapshot.classes),
+            slices: Store::of(snapshot.slices),
+            gpu_nodes: Store::of(Vec::new()),
+            policies: Store::of(Vec::new()),
+            volumes: Store::of(snapshot.volumes),
+            volume_claims: Store::of(snapshot.volume_claims),
+            quotas: Store::of(snapshot.quotas),
+            budgets: Store::of(snapshot.budgets),
+            gate_maps: Store::of(Vec::new()),
+            taint_rules: Some(Store::of(snapshot.taint_rules)),
             changed: Arc::default(),
             asking: Asking::Since(Instant::now()),
             client,
@@ -149,8 +148,7 @@ impl Stores {
 
     fn watch_rules(&mut self, rules: ApiResource) -> Store<DynamicObject> {
         let api = Api::all_with(self.client.clone(), &rules);
-        let writer = Writer::new(rules);
-        watch_with(&mut self.watches, api, writer, watcher::Config::default(), &self.changed, |_| ())
+        watch_with(&mut self.watches, api, watcher::Config::default(), &self.changed, |_| ())
     }
 
     /// While the API server has no DeviceTaintRules, asks for them now and then: they may be turned on at any time.
@@ -183,13 +181,11 @@ impl Stores {
     pub async fn ready(&mut self) {
         if let Some(rules) = taint_rules(&self.client).await {
             let store = self.watch_rules(rules);
-            // As below.
-            let _ = store.wait_until_ready().await;
+            store.wait_until_ready().await;
             self.taint_rules = Some(store);
         }
         self.asking = Asking::Since(Instant::now());
-        // An error means that the writer is gone, which ends with the process.
-        let _ = tokio::join!(
+        tokio::join!(
             self.nodes.wait_until_ready(),
             self.pods.wait_until_ready(),
             self.claims.wait_until_ready(),
@@ -205,25 +201,6 @@ impl Stores {
             self.gate_maps.wait_until_ready(),
         );
     }
-}
-
-fn filled<K>(objects: Vec<K>) -> Store<K>
-where
-    K: Lookup<DynamicType = ()> + Clone + 'static,
-{
-    filled_with(Writer::<K>::default(), objects)
-}
-
-fn filled_with<K>(mut writer: Writer<K>, objects: Vec<K>) -> Store<K>
-where
-    K: Lookup<DynamicType: Clone + Eq + std::hash::Hash> + Clone + 'static,
-{
-    writer.apply_watcher_event(&watcher::Event::Init);
-    for object in objects {
-        writer.apply_watcher_event(&watcher::Event::InitApply(object));
-    }
-    writer.apply_watcher_event(&watcher::Event::InitDone);
-    writer.as_reader()
 }
 
 /// DeviceTaintRules as the API server serves them. Versions before v1beta2 select by more than their fields here say.
@@ -267,13 +244,6 @@ impl Backoff for Pauses {
     }
 }
 
-/// Leaves away what is not read of claims: what drivers say of the devices, and what is only for the scheduler.
-fn reduce(claim: &mut ResourceClaim) {
-    let Some(status) = &mut claim.status else { return };
-    status.devices = None;
-    status.allocation.iter_mut().for_each(|allocation| allocation.node_selector = None);
-}
-
 fn watch<K>(
     tasks: &mut JoinSet<()>,
     client: &Client,
@@ -281,26 +251,24 @@ fn watch<K>(
     changed: &Arc<Notify>,
 ) -> Store<K>
 where
-    K: Resource<DynamicType = ()> + Lookup<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug,
-    K: Send + Sync + 'static,
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
 {
-    watch_with(tasks, Api::all(client.clone()), Writer::default(), config, changed, |_| ())
+    watch_with(tasks, Api::all(client.clone()), config, changed, |_| ())
 }
 
-fn watch_with<K, D>(
+/// Watches a kind. `reduce` leaves away what is not read of an object.
+fn watch_with<K>(
     tasks: &mut JoinSet<()>,
     api: Api<K>,
-    writer: Writer<K>,
     config: watcher::Config,
     changed: &Arc<Notify>,
-    reduce: impl Fn(&mut K) + Send + 'static,
+    mut reduce: impl FnMut(&mut K) + Send + 'static,
 ) -> Store<K>
 where
-    K: Resource<DynamicType = D> + Lookup<DynamicType = D> + Clone + DeserializeOwned + std::fmt::Debug,
-    K: Send + Sync + 'static,
-    D: Eq + Hash + Clone + Send + Sync + 'static,
+    K: Resource + Clone + DeserializeOwned + std::fmt::Debug + Send + Sync + 'static,
 {
-    let store = writer.as_reader();
+    let mut writer = Writer::default();
+    let store = writer.store();
     let changed = changed.clone();
     let stream = watcher(api, config).backoff(Pauses(Duration::from_millis(500))).modify(move |object| {
         // Who wrote which field is half of most objects, and nothing here looks at it.
@@ -308,10 +276,13 @@ where
         reduce(object);
     });
     tasks.spawn(async move {
-        let mut stream = std::pin::pin!(reflector(writer, stream));
+        let mut stream = std::pin::pin!(stream);
         while let Some(event) = stream.next().await {
             match event {
-                Ok(_) => changed.notify_one(),
+                Ok(event) => {
+                    writer.take(event);
+                    changed.notify_one();
+                }
                 Err(error) => {
                     tracing::warn!(kind = std::any::type_name::<K>(), %error, "a watch was interrupted")
                 }

@@ -5,13 +5,13 @@
 //! Two taints of the slice are left out: the allocator's, by which kube-scheduler leaves the GPUs to this controller, and
 //! that of an unhealthy GPU, which is out for everybody. Source: KEP-5055.
 
-use k8s_openapi::api::resource::v1::{Device, DeviceToleration};
+use k8s_openapi::api::resource::v1::DeviceToleration;
 use k8s_openapi::api::resource::v1beta2::DeviceTaintRuleSpec;
 use serde::Serialize;
 use serde_json::Value;
 use vgpu_api::names::{ALLOCATOR_TAINT_KEY, DRIVER};
 
-use crate::slice::UNHEALTHY;
+use crate::slice::{Device, UNHEALTHY};
 
 /// A taint that keeps claims away.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use k8s_openapi::api::resource::v1::Device;
 use serde_json::Value as Json;
 use vgpu_controller::selector::{Cause, DeviceView, Selector, SelectorError};
+use vgpu_controller::slice::Device;
 
 /// Where we knowingly differ, as `docs/user-guide.md` says: messages are no values here, as no device has one.
 const UNSUPPORTED: &str = "google.protobuf.";

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use k8s_openapi::api::resource::v1::Device;
 use serde_json::{Value, json};
 use vgpu_api::names::{DRIVER, MODEL_CLASS_SUFFIX};
 use vgpu_controller::selector::{DeviceView, Selector};
+use vgpu_controller::slice::Device;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deviceclasses")

@@ -407,7 +407,7 @@ proptest! {
         prop_assert_eq!(&planned, &c.clone().plan(&d));
         if let Ok(p) = planned {
             let mut after = c.clone();
-            after.hold_claim("new", p.shares.iter().map(|s| s.on(&p.node)).collect());
+            after.hold_claim("new", p.shares.iter().map(|s| s.on(&p.node)).collect::<Vec<_>>());
             prop_assert!(after.overcommitted().is_empty());
             after.drop_claim("new");
             prop_assert_eq!(after.plan(&d), c.plan(&d));

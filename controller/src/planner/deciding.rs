@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::ResourceExt;
 use tokio::time::Instant;
 use vgpu_allocator::{Demand, Placement as Placed, Share};
@@ -11,8 +10,9 @@ use vgpu_allocator::{Demand, Placement as Placed, Share};
 use super::standing::{Named, Waiting};
 use super::ways::{Way, alternatives};
 use super::{Planner, given};
+use crate::claim::{self, Claim};
 use crate::events::{Saying, reference};
-use crate::model::{self, Model};
+use crate::model::Model;
 use crate::pod;
 use crate::quota::Exceeded;
 use crate::request::{Asked, Invalid, RESULTS, WAYS};
@@ -33,7 +33,7 @@ pub(super) enum No {
     /// Its turn has not come.
     NotYet,
     /// A claim of it cannot be understood.
-    Invalid(Arc<ResourceClaim>, Invalid),
+    Invalid(Arc<Claim>, Invalid),
     /// It fits nowhere, in none of its ways.
     NotPlaced(Vec<Demand>, String),
     /// Its namespace would hold too much.
@@ -117,8 +117,7 @@ impl Planner {
         let pod = &waiting.pod;
         let uid = pod.uid().unwrap_or_default();
         // Another pod of this pass may have been given a claim they share.
-        let is_promised =
-            |claim: &ResourceClaim| self.promised.contains_key(&claim.uid().unwrap_or_default());
+        let is_promised = |claim: &Claim| self.promised.contains_key(&claim.uid().unwrap_or_default());
         if pod::has_other_gates(pod)
             || waiting.open.iter().any(|(_, claim)| is_promised(claim))
             || self.upkeep.must_rest(&uid, now)
@@ -207,15 +206,15 @@ impl Planner {
         ours: &HashSet<String>,
         now: Instant,
     ) -> Result<Option<Decision>, No> {
-        let uid = |claim: &ResourceClaim| claim.uid().unwrap_or_default();
-        let held: Vec<&Named> = waiting.claims.iter().filter(|(_, c)| model::is_allocated(c)).collect();
+        let uid = |claim: &Claim| claim.uid().unwrap_or_default();
+        let held: Vec<&Named> = waiting.claims.iter().filter(|(_, c)| claim::is_allocated(c)).collect();
         if held.is_empty() {
             return Ok(None);
         }
         held.iter().for_each(|(_, claim)| model.cluster.drop_claim(&uid(claim)));
         let ways = self.ways(model, waiting, &waiting.claims, ours, now);
         let whole = ways.and_then(|ways| self.first_that_fits(model, waiting, ways, 0));
-        held.iter().for_each(|(_, claim)| model.cluster.hold_claim(&uid(claim), model::shares(claim)));
+        held.iter().for_each(|(_, claim)| model.cluster.hold_claim(&uid(claim), claim::shares(claim)));
         let Decision { demand, placed, asked } = match whole {
             Err(No::NotYet) => return Err(No::NotYet),
             Err(_) => return Ok(None),
@@ -223,9 +222,9 @@ impl Planner {
         };
         let agrees = |(_, claim): &&Named| {
             let planned = placed.shares.iter().filter(|s| s.claim == uid(claim)).map(|s| &s.gpu);
-            planned.eq(model::own_results(claim).iter().map(|r| &r.device))
+            planned.eq(claim::own_results(claim).iter().map(|r| &r.device))
         };
-        let open = waiting.claims.iter().zip(asked).filter(|((_, c), _)| !model::is_allocated(c));
+        let open = waiting.claims.iter().zip(asked).filter(|((_, c), _)| !claim::is_allocated(c));
         let asked = open.map(|(_, asked)| asked).collect();
         Ok(held.iter().all(agrees).then_some(Decision { demand, placed, asked }))
     }

@@ -10,6 +10,7 @@ use super::Planner;
 use super::deciding::{Decision, No};
 use super::standing::{Standing, Waiting};
 use crate::args::Allocator;
+use crate::claim;
 use crate::explanation::{Explanation, NodeAnswer, Outcome};
 use crate::metrics::Metrics;
 use crate::model::{self, Model};
@@ -45,7 +46,7 @@ impl Planner {
                     let on = pod::bound_to(pod).unwrap_or(&node).to_owned();
                     model.hold_pod(pod, &on);
                     self.learn_of(pod, &claims, &ours);
-                    let results = claims.iter().flat_map(|c| model::own_results(c));
+                    let results = claims.iter().flat_map(|c| claim::own_results(c));
                     let gpus: Vec<String> = results.map(|r| r.device.clone()).collect();
                     if asked {
                         let state = if pod::bound_to(pod).is_some() { "bound" } else { "not bound yet" };

@@ -6,13 +6,13 @@
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
-use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::ResourceExt;
 use tokio::time::Instant;
 
 use super::deciding::{Decision, No};
 use super::standing::Waiting;
 use super::{Planner, given};
+use crate::claim::Claim;
 use crate::events::{Saying, reference};
 use crate::model::Model;
 use crate::pod::{self, Gang, Pod};
@@ -26,7 +26,7 @@ pub(super) type Key = (String, String);
 /// A pod all of whose claims are allocated.
 pub(super) struct Allocated {
     pub(super) pod: Arc<Pod>,
-    pub(super) claims: Vec<Arc<ResourceClaim>>,
+    pub(super) claims: Vec<Arc<Claim>>,
     pub(super) node: String,
 }
 

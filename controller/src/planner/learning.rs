@@ -5,11 +5,11 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::ResourceExt;
 use vgpu_allocator::{Demand, LESSON, Mix, Policy};
 
 use super::Planner;
+use crate::claim::Claim;
 use crate::model::Model;
 use crate::pod::{self, Pod};
 
@@ -52,7 +52,7 @@ impl Learning {
 
 impl Planner {
     /// Counts a pod whose claims are allocated already, if it is not counted: it was placed before this controller began.
-    pub(super) fn learn_of(&mut self, pod: &Pod, claims: &[Arc<ResourceClaim>], ours: &HashSet<String>) {
+    pub(super) fn learn_of(&mut self, pod: &Pod, claims: &[Arc<Claim>], ours: &HashSet<String>) {
         let uid = pod.uid().unwrap_or_default();
         if self.learning.counted.contains(&uid) {
             return;

@@ -4,11 +4,11 @@
 use std::sync::Arc;
 
 use kube::ResourceExt;
-use kube::runtime::reflector::ObjectRef;
 use tokio::time::Instant;
 
 use super::Planner;
-use crate::model::{self, Model};
+use crate::claim;
+use crate::model::Model;
 use crate::pod::Pod;
 use crate::{gate, pod, scheduler_mode};
 
@@ -42,18 +42,17 @@ impl Planner {
     fn say_unheeded(&mut self, pod: &Arc<Pod>, is_ours: &dyn Fn(&str) -> bool) {
         let namespace = pod.namespace().unwrap_or_default();
         let named = pod::claims(pod).into_iter().filter_map(|c| c.claim);
-        let claims: Vec<_> =
-            named.filter_map(|c| self.stores.claims.get(&ObjectRef::new(&c).within(&namespace))).collect();
+        let claims: Vec<_> = named.filter_map(|c| self.stores.claims.get_in(&namespace, &c)).collect();
         let (mut any, stores) = (None, self.stores.classes.clone());
         for claim in &claims {
             if !gate::classes(claim.spec.devices.as_ref()).into_iter().any(is_ours) {
                 continue;
             }
             any = Some(claim.clone());
-            if model::is_allocated(claim) {
+            if claim::is_allocated(claim) {
                 continue;
             }
-            let class = |name: &str| stores.get(&ObjectRef::new(name));
+            let class = |name: &str| stores.get(name);
             if let Some(unheeded) = scheduler_mode::unheeded_claim(claim, &class) {
                 self.say_invalid(pod, claim, &unheeded);
             }

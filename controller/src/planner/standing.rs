@@ -3,17 +3,16 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::ResourceExt;
-use kube::runtime::reflector::ObjectRef;
 
 use super::Planner;
+use crate::claim::{self, Claim};
+use crate::gate;
 use crate::pod::{self, Pod};
 use crate::request::Invalid;
-use crate::{gate, model};
 
 /// A claim with its name in the pod.
-pub(super) type Named = (String, Arc<ResourceClaim>);
+pub(super) type Named = (String, Arc<Claim>);
 
 /// A pod that waits, and what it waits for.
 pub(super) struct Waiting {
@@ -33,9 +32,9 @@ pub(super) enum Standing {
     /// Something is to be allocated.
     Waiting(Waiting),
     /// All is allocated, on this node.
-    Allocated { claims: Vec<Arc<ResourceClaim>>, node: String },
+    Allocated { claims: Vec<Arc<Claim>>, node: String },
     /// It cannot be understood.
-    Invalid(Arc<ResourceClaim>, Invalid),
+    Invalid(Arc<Claim>, Invalid),
 }
 
 impl Planner {
@@ -44,8 +43,7 @@ impl Planner {
         let namespace = pod.namespace().unwrap_or_default();
         let (mut claims, mut complete): (Vec<Named>, bool) = (Vec::new(), true);
         for named in pod::claims(pod) {
-            let found =
-                named.claim.and_then(|c| self.stores.claims.get(&ObjectRef::new(&c).within(&namespace)));
+            let found = named.claim.and_then(|c| self.stores.claims.get_in(&namespace, &c));
             let Some(claim) = found.filter(|c| c.metadata.deletion_timestamp.is_none()) else {
                 complete = false;
                 continue;
@@ -61,7 +59,7 @@ impl Planner {
                 );
                 return Standing::Invalid(claim, Invalid { reason: "MixedDrivers", note });
             }
-            if self.promised.contains_key(&claim.uid().unwrap_or_default()) && !model::is_allocated(&claim) {
+            if self.promised.contains_key(&claim.uid().unwrap_or_default()) && !claim::is_allocated(&claim) {
                 // Written, and not shown yet.
                 return Standing::Aside;
             }
@@ -70,8 +68,8 @@ impl Planner {
         if claims.is_empty() || !complete {
             return Standing::Aside;
         }
-        let node = claims.iter().find_map(|(_, c)| model::node_of(c));
-        let open: Vec<Named> = claims.iter().filter(|(_, c)| !model::is_allocated(c)).cloned().collect();
+        let node = claims.iter().find_map(|(_, c)| claim::node_of(c));
+        let open: Vec<Named> = claims.iter().filter(|(_, c)| !claim::is_allocated(c)).cloned().collect();
         match (open.is_empty(), node) {
             (true, Some(node)) => {
                 Standing::Allocated { claims: claims.into_iter().map(|(_, claim)| claim).collect(), node }

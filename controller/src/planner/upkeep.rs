@@ -5,16 +5,15 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::api::ListParams;
-use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Client, ResourceExt};
 use tokio::time::Instant;
 
 use super::writer::{Report, Writer, chain};
 use super::{Planner, version};
+use crate::claim::{self, Claim};
 use crate::events::{Saying, reference};
-use crate::model::{self, Model};
+use crate::model::Model;
 use crate::pod::Pod;
 use crate::{WRITE_DEADLINE, allocation, pod};
 
@@ -131,13 +130,7 @@ impl Upkeep {
 
 impl Planner {
     /// A pod whose claims are all allocated: its gate goes, it gets bound, or it is planned anew.
-    pub(super) fn keep_up(
-        &mut self,
-        pod: &Arc<Pod>,
-        claims: Vec<Arc<ResourceClaim>>,
-        node: &str,
-        now: Instant,
-    ) {
+    pub(super) fn keep_up(&mut self, pod: &Arc<Pod>, claims: Vec<Arc<Claim>>, node: &str, now: Instant) {
         let uid = pod.uid().unwrap_or_default();
         match pod::bound_to(pod) {
             Some(bound) if bound != node => return self.bound_elsewhere(pod, bound, now),
@@ -156,7 +149,7 @@ impl Planner {
             return;
         }
         let since = *self.upkeep.refused.entry(uid).or_insert(now);
-        if now.duration_since(since) >= PATIENCE && !claims.iter().any(|c| model::is_reserved(c)) {
+        if now.duration_since(since) >= PATIENCE && !claims.iter().any(|c| claim::is_reserved(c)) {
             let why = scheduler_message(pod);
             self.let_go(pod, node, &why, now);
         }
@@ -201,9 +194,9 @@ impl Planner {
         let uid = pod.uid().unwrap_or_default();
         let namespace = pod.namespace().unwrap_or_default();
         let named = pod::claims(pod).into_iter().filter_map(|c| c.claim);
-        let found = named.filter_map(|c| self.stores.claims.get(&ObjectRef::new(&c).within(&namespace)));
-        let claims: Vec<Arc<ResourceClaim>> =
-            found.filter(|c| !model::own_results(c).is_empty() && !model::is_reserved(c)).collect();
+        let found = named.filter_map(|c| self.stores.claims.get_in(&namespace, &c));
+        let claims: Vec<Arc<Claim>> =
+            found.filter(|c| !claim::own_results(c).is_empty() && !claim::is_reserved(c)).collect();
         self.writing.insert(uid.clone());
         self.writer.metrics.cleared.inc();
         let writer = self.writer.clone();
@@ -252,13 +245,12 @@ impl Planner {
 
     /// Allocations nobody has reserved and no pod will use.
     pub(super) fn take_back(&mut self, model: &Model, now: Instant) {
-        let is_unused = |claim: &ResourceClaim| {
-            !model::is_reserved(claim) && !model::own_results(claim).is_empty() && {
-                let key = (claim.namespace().unwrap_or_default(), claim.name_any());
-                !model.users.get(&key).is_some_and(|pods| pods.iter().any(|p| uses(p, claim)))
-            }
+        let is_unused = |claim: &Claim| {
+            !claim::is_reserved(claim)
+                && !claim::own_results(claim).is_empty()
+                && !model.users(claim).iter().any(|p| uses(p, claim))
         };
-        let mut unused: BTreeMap<&String, &Arc<ResourceClaim>> = BTreeMap::new();
+        let mut unused: BTreeMap<&String, &Arc<Claim>> = BTreeMap::new();
         unused.extend(model.claims.iter().filter(|(_, claim)| is_unused(claim)));
         self.upkeep.unused.retain(|uid, _| unused.contains_key(uid));
         // In the order of their names: the map's own order is another each time.
@@ -299,8 +291,7 @@ impl Planner {
             // The next one goes only if what this one held did not help.
             self.upkeep.overcommitted.insert(key, now + EVICT_AGAIN);
             let claims = over.claims.iter().filter_map(|uid| model.claims.get(uid));
-            let keys = claims.map(|c| (c.namespace().unwrap_or_default(), c.name_any()));
-            let pods = keys.filter_map(|key| model.users.get(&key)).flatten();
+            let pods = claims.flat_map(|claim| model.users(claim));
             let waits = |p: &&Arc<Pod>| {
                 p.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending") == "Pending"
                     && !pod::is_going(p)
@@ -309,7 +300,7 @@ impl Planner {
             let youngest = pods.filter(waits).max_by_key(age).cloned();
             let note = format!("{} on {} is promised more than it has", over.gpu, over.node);
             tracing::error!(node = over.node, gpu = over.gpu, claims = ?over.claims, "a GPU is promised more than it has");
-            if let Some(gpu_node) = self.stores.gpu_nodes.get(&ObjectRef::new(&over.node)) {
+            if let Some(gpu_node) = self.stores.gpu_nodes.get(&over.node) {
                 self.say(reference(&*gpu_node), Saying::warning("Overcommitted", note.clone()));
             }
             let Some(pod) = youngest.filter(|p| self.may_evict(p, now)) else { continue };
@@ -341,10 +332,10 @@ async fn node_elsewhere(client: &Client, pod: &Pod) -> anyhow::Result<Option<Str
     let Some(fresh) = fresh.filter(|f| f.uid() == pod.uid() && !pod::is_done(f) && !pod::is_going(f)) else {
         return Ok(None);
     };
-    let claims: Api<ResourceClaim> = Api::namespaced(client.clone(), &namespace);
+    let claims: Api<Claim> = Api::namespaced(client.clone(), &namespace);
     for name in pod::claims(&fresh).into_iter().filter_map(|c| c.claim) {
         let claim = timeout(claims.get_opt(&name)).await?;
-        let node = claim.as_ref().and_then(model::node_of);
+        let node = claim.as_ref().and_then(claim::node_of);
         if let Some(node) = node.filter(|n| pod::bound_to(&fresh) != Some(n.as_str())) {
             return Ok(Some(node));
         }
@@ -357,17 +348,17 @@ async fn timeout<T>(call: impl Future<Output = kube::Result<T>>) -> anyhow::Resu
 }
 
 /// Whether a pod holds on to a claim: it names it, is not done, and the claim is the one it means.
-fn uses(pod: &Pod, claim: &ResourceClaim) -> bool {
+fn uses(pod: &Pod, claim: &Claim) -> bool {
     let owner = claim.owner_references().iter().find(|o| o.kind == "Pod");
     !pod::is_done(pod) && owner.is_none_or(|o| Some(&o.uid) == pod.uid().as_ref())
 }
 
 /// Looks once more at the claim and the pods as they are now, and clears it if nobody will use it.
-async fn take_back_one(client: &Client, claim: &ResourceClaim) -> anyhow::Result<bool> {
+async fn take_back_one(client: &Client, claim: &Claim) -> anyhow::Result<bool> {
     let namespace = claim.namespace().unwrap_or_default();
-    let claims: Api<ResourceClaim> = Api::namespaced(client.clone(), &namespace);
+    let claims: Api<Claim> = Api::namespaced(client.clone(), &namespace);
     let Some(fresh) = timeout(claims.get_opt(&claim.name_any())).await? else { return Ok(false) };
-    if fresh.uid() != claim.uid() || model::own_results(&fresh).is_empty() || model::is_reserved(&fresh) {
+    if fresh.uid() != claim.uid() || claim::own_results(&fresh).is_empty() || claim::is_reserved(&fresh) {
         return Ok(false);
     }
     let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);

@@ -2,15 +2,14 @@
 
 use std::collections::HashSet;
 
-use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::ResourceExt;
-use kube::runtime::reflector::ObjectRef;
 use tokio::time::Instant;
 use vgpu_allocator::{Constraint, Demand, NodeExclusion, Policy, Request};
 
 use super::Planner;
 use super::deciding::No;
 use super::standing::{Named, Waiting};
+use crate::claim::{self, Claim};
 use crate::model::{self, Model};
 use crate::pod;
 use crate::request::{self, Asked, Known, Unread};
@@ -34,12 +33,12 @@ impl Planner {
     /// Every way to satisfy a claim, the one it likes best first. `fits`: whether a request fits somewhere by itself.
     pub(super) fn read(
         &self,
-        claim: &ResourceClaim,
+        claim: &Claim,
         ours: &HashSet<String>,
         fits: &dyn Fn(&Request) -> bool,
     ) -> Result<Vec<Asked>, Unread> {
         let known = Known {
-            classes: &|name| self.stores.classes.get(&ObjectRef::new(name)),
+            classes: &|name| self.stores.classes.get(name),
             is_ours: &|name| ours.contains(name),
             selectors: &self.selectors,
             shapes: &self.shapes,
@@ -72,7 +71,7 @@ impl Planner {
                 Unread::New => No::NotYet,
                 Unread::Invalid(invalid) => No::Invalid(claim.clone(), invalid),
             })?;
-            let results = model::own_results(claim);
+            let results = claim::own_results(claim);
             ways.retain(|way| results.iter().all(|r| way.requests.iter().any(|q| q.name == r.request)));
             for request in ways.iter_mut().flat_map(|w| &mut w.requests) {
                 request.containers = pod::users(pod, name, request::main_name(&request.name));

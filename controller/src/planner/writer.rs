@@ -4,12 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::{Client, ResourceExt};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::version;
 use crate::allocation::{self, Grant, WriteError};
+use crate::claim::Claim;
 use crate::events::{Events, Saying, reference};
 use crate::metrics::Metrics;
 use crate::pod::Pod;
@@ -116,7 +116,7 @@ impl Writer {
     }
 
     /// Asks until it is known what became of an allocation; the claim, if it took.
-    pub(super) async fn settle(&self, claim: &ResourceClaim) -> Option<ResourceClaim> {
+    pub(super) async fn settle(&self, claim: &Claim) -> Option<Claim> {
         loop {
             match allocation::settle(&self.client, claim).await {
                 Ok(found) => return found,

@@ -1,7 +1,7 @@
 //! The Pod as the controller knows it: what is read of pods and nothing else, under the names of the API.
 //!
 //! There are many pods, and the API's own type takes ten times the memory: a volume alone, which every pod has for its
-//! token, three kilobytes.
+//! token, three kilobytes. What pods of one template have alike is there once ([`Shared`]).
 
 use std::collections::BTreeMap;
 
@@ -13,6 +13,8 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::{Metadata, NamespaceResourceScope, Resource};
 use serde::{Deserialize, Serialize};
+
+use crate::shared::{Copies, Shared};
 
 /// `core/v1` Pod.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -33,11 +35,11 @@ pub struct Pod {
 #[serde(rename_all = "camelCase", default)]
 pub struct PodSpec {
     /// Where it may go.
-    pub affinity: Option<Box<Affinity>>,
+    pub affinity: Option<Shared<Affinity>>,
     /// Containers.
-    pub containers: Vec<Container>,
+    pub containers: Shared<Vec<Container>>,
     /// Containers that run before them, or beside them if they restart always.
-    pub init_containers: Option<Vec<Container>>,
+    pub init_containers: Option<Shared<Vec<Container>>>,
     /// Node it is bound to.
     pub node_name: Option<String>,
     /// Labels its node must have.
@@ -53,7 +55,7 @@ pub struct PodSpec {
     /// What holds it back.
     pub scheduling_gates: Option<Vec<PodSchedulingGate>>,
     /// Taints of nodes it does not mind.
-    pub tolerations: Option<Vec<Toleration>>,
+    pub tolerations: Option<Shared<Vec<Toleration>>>,
     /// Volumes.
     pub volumes: Option<Vec<Volume>>,
 }
@@ -146,10 +148,19 @@ impl Metadata for Pod {
     }
 }
 
+/// What pods have alike.
+#[derive(Debug, Default)]
+pub struct Alike {
+    affinities: Copies<Affinity>,
+    containers: Copies<Vec<Container>>,
+    tolerations: Copies<Vec<Toleration>>,
+}
+
 impl Pod {
-    /// Leaves away what need not be remembered: annotations but these, volumes of no claim, conditions but that of the
-    /// scheduler, and of a pod on a node what told where it may go.
-    pub fn reduce(&mut self, annotations: &[&str]) {
+    /// Leaves away what need not be remembered: annotations but these, volumes of no claim, conditions but that the scheduler
+    /// refused it, and of a pod on a node what told where it may go. Shares with other pods what they have alike.
+    pub fn reduce(&mut self, annotations: &[&str], alike: &mut Alike) {
+        self.metadata.generate_name = None;
         if let Some(all) = &mut self.metadata.annotations {
             all.retain(|key, _| annotations.contains(&key.as_str()));
         }
@@ -160,9 +171,13 @@ impl Pod {
             if spec.node_name.as_deref().is_some_and(|node| !node.is_empty()) {
                 (spec.affinity, spec.node_selector, spec.tolerations) = (None, None, None);
             }
+            alike.containers.share(&mut spec.containers);
+            spec.init_containers.iter_mut().for_each(|containers| alike.containers.share(containers));
+            spec.affinity.iter_mut().for_each(|affinity| alike.affinities.share(affinity));
+            spec.tolerations.iter_mut().for_each(|tolerations| alike.tolerations.share(tolerations));
         }
         if let Some(conditions) = self.status.as_mut().and_then(|s| s.conditions.as_mut()) {
-            conditions.retain(|c| c.type_ == "PodScheduled");
+            conditions.retain(|c| c.type_ == "PodScheduled" && c.status != "True");
         }
     }
 }
@@ -184,10 +199,10 @@ mod tests {
                 "containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": "1"}, "limits": {}}}],
             },
             "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"},
-                                                          {"type": "PodScheduled", "status": "True"}]},
+                                                          {"type": "PodScheduled", "status": "False"}]},
         });
         let mut pod: Pod = serde_json::from_value(given).unwrap();
-        pod.reduce(&["keep"]);
+        pod.reduce(&["keep"], &mut Alike::default());
         let of = |value: serde_json::Value, at: &str| value.pointer(at).cloned().unwrap_or_default();
         let left = serde_json::to_value(&pod).unwrap();
         assert_eq!(of(left.clone(), "/metadata/annotations"), json!({"keep": "1"}));

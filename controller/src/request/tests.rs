@@ -24,7 +24,7 @@ fn read_with_class(request: Value, config: Value, class_config: Value) -> Result
 /// Every way of a claim.
 fn read_devices(devices: Value, class_config: Value) -> Result<Vec<Asked>, Invalid> {
     let claim = json!({"metadata": {"name": "c", "uid": "u"}, "spec": {"devices": devices}});
-    let claim: ResourceClaim = serde_json::from_value(claim).unwrap();
+    let claim: Claim = serde_json::from_value(claim).unwrap();
     let class: DeviceClass = serde_json::from_value(json!({
         "metadata": {"name": "gpu.vgpu-dra.io"},
         "spec": {"config": class_config},

@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use k8s_openapi::api::resource::v1::{Device, DeviceAttribute};
-
 use super::functions::Amount;
 use super::value::{Cause, Map, Value};
+use crate::slice::{Attribute, Device};
 
 /// A device as the variable `device`.
 #[derive(Debug, Clone)]
@@ -31,7 +30,7 @@ fn value(driver: &str, device: &Device) -> Result<Value, Cause> {
         attributes.insert(name, value);
     }
     let mut capacity = Domains::new(driver);
-    for (name, amount) in device.capacity.iter().flatten() {
+    for (name, amount) in device.capacity.iter().flat_map(|c| c.iter()) {
         let amount = Amount::parse(&amount.value.0);
         let amount = amount.map_err(|cause| Cause::other(format!("capacity {name}: {cause}")))?;
         capacity.insert(name, Value::Quantity(amount));
@@ -45,21 +44,16 @@ fn value(driver: &str, device: &Device) -> Result<Value, Cause> {
     ]))
 }
 
-fn attribute_value(attribute: &DeviceAttribute) -> Result<Value, Cause> {
-    let DeviceAttribute { int, bool, string, version, .. } = attribute;
-    if let Some(int) = int {
-        return Ok(Value::Int(*int));
+fn attribute_value(attribute: &Attribute) -> Result<Value, Cause> {
+    match attribute {
+        Attribute::Int(int) => Ok(Value::Int(*int)),
+        Attribute::Bool(bool) => Ok(Value::Bool(*bool)),
+        Attribute::String(string) => Ok(string.as_str().into()),
+        Attribute::Version(version) => semver::Version::parse(version)
+            .map(|v| Value::Version(Arc::new(v)))
+            .map_err(|e| Cause::other(format!("parse semantic version: {e}"))),
+        Attribute::Other(_) => Err(Cause::other("unsupported attribute value")),
     }
-    if let Some(bool) = bool {
-        return Ok(Value::Bool(*bool));
-    }
-    if let Some(string) = string {
-        return Ok(string.as_str().into());
-    }
-    let version = version.as_ref().ok_or_else(|| Cause::other("unsupported attribute value"))?;
-    semver::Version::parse(version)
-        .map(|v| Value::Version(Arc::new(v)))
-        .map_err(|e| Cause::other(format!("parse semantic version: {e}")))
 }
 
 /// Values by domain and name. Every domain is there; those the device does not have are empty.

@@ -1,8 +1,8 @@
 //! From a waiting pod to allocated claims and a bound pod.
 
-use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::ResourceExt;
 use serde_json::json;
+use vgpu_controller::claim::Claim;
 use vgpu_controller::pod::Pod;
 use vgpu_fake_api::objects::{claim, placement, pod, pod_with_claims, template};
 use vgpu_fake_api::{Call, Verb};
@@ -114,7 +114,7 @@ async fn a_claim_shared_by_two_pods_is_decided_once_and_both_go_there() {
     assert!(!cluster.gpus("two").is_empty(), "the other pod still uses it");
     cluster.delete_pod("two");
     sleep(10).await;
-    let left: ResourceClaim = cluster.api.get("default", "shared").expect("a user's claim stays");
+    let left: Claim = cluster.api.get("default", "shared").expect("a user's claim stays");
     assert!(crate::harness::is_clean(&left), "{left:?}");
 }
 

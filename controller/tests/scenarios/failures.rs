@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::ResourceExt;
 use serde_json::json;
+use vgpu_controller::claim::Claim;
 use vgpu_controller::pod::Pod;
 use vgpu_fake_api::objects::{Object, pod, template};
 use vgpu_fake_api::{Call, Delivery, Fault, Verb};
@@ -175,8 +175,8 @@ async fn run(pods: &[Object], dies_after: Option<usize>) -> Outcome {
         }
     }
     cluster.check_capacity();
-    let claims: Vec<ResourceClaim> = cluster.api.all();
-    assert!(claims.iter().all(vgpu_controller::model::is_reserved), "a claim is not used");
+    let claims: Vec<Claim> = cluster.api.all();
+    assert!(claims.iter().all(vgpu_controller::claim::is_reserved), "a claim is not used");
     let place = |p: &Object| (p.name().to_owned(), (cluster.bound(p.name()), cluster.gpus(p.name())));
     Outcome { placements: pods.iter().map(place).collect(), writes: connection.writes().len() }
 }

@@ -13,9 +13,9 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use vgpu_api::Policy;
 use vgpu_controller::args::{Allocator, Args};
+use vgpu_controller::claim::{self, Claim};
 use vgpu_controller::controller::{self, LeaseLost};
 use vgpu_controller::metrics::Metrics;
-use vgpu_controller::model;
 use vgpu_controller::pod::Pod;
 use vgpu_fake_api::objects::{Object, class, gpu_node, node};
 use vgpu_fake_api::{ClaimController, Connection, FakeApi, Kubelets, Scheduler};
@@ -83,8 +83,17 @@ impl Cluster {
         self.pod(name)?.spec?.node_name
     }
 
+    /// Results in the first claim of a pod, as the API server has them.
+    pub(crate) fn stored_results(&self, pod: &str) -> Vec<Value> {
+        let name = self.claims(pod).first().map(ResourceExt::name_any).expect("it has a claim");
+        let claim: ResourceClaim = self.api.get("default", &name).expect("it is there");
+        let claim = serde_json::to_value(claim).expect("it can be written");
+        let results = claim.pointer("/status/allocation/devices/results").and_then(Value::as_array);
+        results.expect("it is allocated").clone()
+    }
+
     /// Claims of a pod, in the order it names them.
-    pub(crate) fn claims(&self, pod: &str) -> Vec<ResourceClaim> {
+    pub(crate) fn claims(&self, pod: &str) -> Vec<Claim> {
         let Some(pod) = self.pod(pod) else { return Vec::new() };
         let named = vgpu_controller::pod::claims(&pod).into_iter().filter_map(|c| c.claim);
         named.filter_map(|name| self.api.get("default", &name)).collect()
@@ -92,18 +101,18 @@ impl Cluster {
 
     /// Devices of all of a pod's claims, `node/device`, in the order of its claims.
     pub(crate) fn gpus(&self, pod: &str) -> Vec<String> {
-        let devices = |claim: &ResourceClaim| -> Vec<String> {
-            let name = |r: &&k8s_openapi::api::resource::v1::DeviceRequestAllocationResult| {
+        let devices = |claim: &Claim| -> Vec<String> {
+            let name = |r: &&vgpu_controller::claim::AllocatedDevice| {
                 format!("{}/{}", r.pool.trim_end_matches("/gpu"), r.device)
             };
-            model::own_results(claim).iter().map(name).collect()
+            claim::own_results(claim).iter().map(name).collect()
         };
         self.claims(pod).iter().flat_map(devices).collect()
     }
 
     /// Node a pod's first claim is allocated on.
     pub(crate) fn allocated(&self, pod: &str) -> Option<String> {
-        model::node_of(self.claims(pod).first()?)
+        claim::node_of(self.claims(pod).first()?)
     }
 
     /// Notes of the events of this reason about an object.
@@ -119,8 +128,8 @@ impl Cluster {
     #[track_caller]
     pub(crate) fn check_capacity(&self) {
         let mut used: BTreeMap<String, u64> = BTreeMap::new();
-        for claim in self.api.all::<ResourceClaim>() {
-            for share in model::shares(&claim) {
+        for claim in self.api.all::<Claim>() {
+            for share in claim::shares(&claim) {
                 *used.entry(format!("{}/{}", share.node, share.gpu)).or_default() += share.memory;
             }
         }
@@ -212,6 +221,6 @@ pub(crate) async fn sleep(seconds: u64) {
 }
 
 /// Whether an object still has our finalizer or an allocation.
-pub(crate) fn is_clean(claim: &ResourceClaim) -> bool {
-    !model::is_allocated(claim) && claim.finalizers().is_empty()
+pub(crate) fn is_clean(claim: &Claim) -> bool {
+    !claim::is_allocated(claim) && claim.finalizers().is_empty()
 }

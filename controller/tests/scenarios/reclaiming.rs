@@ -1,8 +1,8 @@
 //! Allocations nobody will use, pods that can never start, and GPUs promised twice.
 
-use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::ResourceExt;
 use serde_json::{Value, json};
+use vgpu_controller::claim::Claim;
 use vgpu_controller::pod::Pod;
 use vgpu_fake_api::objects::{claim, pod, pod_with_claims, template};
 use vgpu_fake_api::{Fault, Verb};
@@ -24,10 +24,10 @@ fn allocation(node: &str, gpu: u32, memory: &str) -> Value {
 
 fn allocate(cluster: &Cluster, claim: &str, node: &str, gpu: u32, memory: &str) {
     let guard = json!({"metadata": {"finalizers": ["resource.kubernetes.io/delete-protection"]}});
-    cluster.api.patch::<ResourceClaim>("default", claim, false, &guard).expect("a right patch");
+    cluster.api.patch::<Claim>("default", claim, false, &guard).expect("a right patch");
     cluster
         .api
-        .patch::<ResourceClaim>("default", claim, true, &allocation(node, gpu, memory))
+        .patch::<Claim>("default", claim, true, &allocation(node, gpu, memory))
         .expect("a right patch");
 }
 
@@ -42,7 +42,7 @@ async fn an_allocation_whose_pod_is_gone_is_taken_back() {
     assert_eq!(cluster.gpus("train").len(), 1);
     cluster.delete_pod("train");
     sleep(10).await;
-    let left: ResourceClaim = cluster.api.get("default", "kept").expect("a user's claim stays");
+    let left: Claim = cluster.api.get("default", "kept").expect("a user's claim stays");
     assert!(is_clean(&left), "{left:?}");
 }
 
@@ -103,7 +103,7 @@ async fn a_pod_is_not_evicted_because_one_watch_is_behind_the_other() {
     controller.connection.cut_watches();
     let name = cluster.claims("train")[0].name_any();
     let cleared = json!({"status": {"allocation": null}});
-    cluster.api.patch::<ResourceClaim>("default", &name, true, &cleared).expect("a right patch");
+    cluster.api.patch::<Claim>("default", &name, true, &cleared).expect("a right patch");
     allocate(&cluster, &name, "node-b", 0, "7500Mi");
     cluster.scheduler.tell(|s| s.stopped = false);
     sleep(30).await;

@@ -1,9 +1,9 @@
 //! When the scheduler does not take a pod where it was planned.
 
 use k8s_openapi::api::core::v1::Node;
-use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::ResourceExt;
 use serde_json::json;
+use vgpu_controller::claim::Claim;
 use vgpu_controller::pod::Pod;
 use vgpu_fake_api::objects::{plain_pod, pod, template};
 
@@ -151,7 +151,7 @@ async fn a_slow_binding_never_meets_an_allocation_on_another_node() {
     tokio::time::sleep(std::time::Duration::from_millis(500)).await;
     let claim = cluster.claims("train")[0].name_any();
     let cleared = json!({"status": {"allocation": null}});
-    cluster.api.patch::<ResourceClaim>("default", &claim, true, &cleared).expect("nobody has reserved it");
+    cluster.api.patch::<Claim>("default", &claim, true, &cleared).expect("nobody has reserved it");
     sleep(20).await;
     assert_eq!(cluster.bound("train"), cluster.allocated("train"));
     assert!(cluster.notes("train", "BoundElsewhere").is_empty());
@@ -166,7 +166,7 @@ async fn a_deleted_pod_leaves_nothing_at_any_moment() {
         tokio::time::sleep(std::time::Duration::from_millis(millis)).await;
         cluster.api.delete::<Pod>("default", "train").expect("it is there");
         sleep(20).await;
-        let left: Vec<ResourceClaim> = cluster.api.all();
+        let left: Vec<Claim> = cluster.api.all();
         assert!(left.iter().all(is_clean), "after {millis} ms: {left:?}");
         cluster.check_capacity();
     }

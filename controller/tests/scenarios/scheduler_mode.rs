@@ -1,9 +1,10 @@
 //! Where kube-scheduler allocates: devices are open to it, nobody is held back, what it does not heed is said; and back.
 
 use k8s_openapi::api::core::v1::ConfigMap;
-use k8s_openapi::api::resource::v1::{ResourceClaim, ResourceSlice};
+use k8s_openapi::api::resource::v1::ResourceClaim;
 use serde_json::json;
 use vgpu_controller::args::Allocator;
+use vgpu_controller::slice::Slice;
 use vgpu_controller::slice::is_open;
 use vgpu_fake_api::objects::{claim, placement, pod, pod_with_claims, template};
 
@@ -14,7 +15,7 @@ fn scheduler_mode(cluster: &Cluster, identity: &str) -> Controller {
 }
 
 fn open(cluster: &Cluster) -> Vec<bool> {
-    cluster.api.all::<ResourceSlice>().iter().map(is_open).collect()
+    cluster.api.all::<Slice>().iter().map(is_open).collect()
 }
 
 #[tokio::test(start_paused = true)]
@@ -90,7 +91,7 @@ async fn nothing_is_given_while_allocations_of_the_scheduler_may_still_come() {
     sleep(2).await;
     assert_eq!((open(&cluster), cluster.gpus("waits").len()), (vec![false], 0));
     // What the scheduler had decided before it saw the taint.
-    let slice = &cluster.api.all::<ResourceSlice>()[0];
+    let slice = &cluster.api.all::<Slice>()[0];
     let device = &slice.spec.devices.as_ref().expect("it has some")[0].name;
     let allocation = json!({"devices": {"results": [{
         "request": "gpu", "driver": "gpu.vgpu-dra.io", "pool": "node-a/gpu", "device": device,

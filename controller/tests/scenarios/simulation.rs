@@ -7,12 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, PodResourceClaim};
-use k8s_openapi::api::resource::v1::ResourceClaim;
 use kube::ResourceExt;
 use serde_json::json;
 use vgpu_api::names::DRIVER;
 use vgpu_api::{Gpu, GpuNode};
-use vgpu_controller::model;
+use vgpu_controller::claim::{self, Claim};
 use vgpu_controller::pod::Pod;
 use vgpu_fake_api::objects::{Object, pod, template};
 use vgpu_fake_api::{Call, Connection, Delivery, Fault, Random};
@@ -75,10 +74,10 @@ fn sized(name: &str, mib: u64) -> Object {
 }
 
 /// What is promised of GPUs, by node and device, in bytes; of `soft` ones what must be there for them.
-fn promised(claims: &[ResourceClaim]) -> BTreeMap<(String, String), u64> {
+fn promised(claims: &[Claim]) -> BTreeMap<(String, String), u64> {
     let mut used: BTreeMap<(String, String), (u64, u64)> = BTreeMap::new();
     for claim in claims {
-        for share in model::shares(claim) {
+        for share in claim::shares(claim) {
             let (firm, soft) = used.entry((share.node, share.gpu)).or_default();
             *(if share.oversubscribed.memory { soft } else { firm }) += share.memory;
         }
@@ -88,16 +87,16 @@ fn promised(claims: &[ResourceClaim]) -> BTreeMap<(String, String), u64> {
 
 /// What must hold at every moment. `checked`: the version of the claims it was found to hold for.
 fn check(cluster: &Cluster, checked: &mut u64, seed: u64, step: u64) {
-    let version = cluster.api.version_of::<ResourceClaim>();
+    let version = cluster.api.version_of::<Claim>();
     if std::mem::replace(checked, version) == version {
         return;
     }
-    let claims = cluster.api.all::<ResourceClaim>();
+    let claims = cluster.api.all::<Claim>();
     for (gpu, bytes) in promised(&claims) {
         assert!(bytes <= GPU, "seed {seed}, step {step}: {gpu:?} is promised {} MiB", bytes >> 20);
     }
     for claim in &claims {
-        let results = model::own_results(claim);
+        let results = claim::own_results(claim);
         let gpus: BTreeSet<&str> = results.iter().map(|r| r.device.as_str()).collect();
         assert_eq!(gpus.len(), results.len(), "seed {seed}, step {step}: one request has a GPU twice");
     }
@@ -275,8 +274,8 @@ async fn history(seed: u64) -> Vec<String> {
     }
     let waiting = forgotten(&cluster);
     assert!(waiting.is_empty(), "seed {seed}: {waiting:?} wait though there is room");
-    for claim in cluster.api.all::<ResourceClaim>() {
-        let used = !model::is_allocated(&claim) || model::is_reserved(&claim);
+    for claim in cluster.api.all::<Claim>() {
+        let used = !claim::is_allocated(&claim) || claim::is_reserved(&claim);
         assert!(used, "seed {seed}: nobody uses {}", claim.name_any());
     }
     for pod in cluster.api.all::<Pod>() {

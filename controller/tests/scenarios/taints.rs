@@ -2,7 +2,6 @@
 
 use k8s_openapi::api::resource::v1beta2::DeviceTaintRule;
 use serde_json::{Value, json};
-use vgpu_controller::model;
 use vgpu_fake_api::objects::{pod, template};
 
 use crate::harness::{Cluster, sleep};
@@ -48,8 +47,7 @@ async fn a_claim_that_tolerates_a_taint_gets_the_gpu_and_says_so() {
     cluster.idle().await;
     assert_eq!(cluster.bound("p").as_deref(), Some("node-a"));
     // Kubernetes ends pods on the GPU that have no such toleration in their allocation.
-    let claims = cluster.claims("p");
-    assert_eq!(json!(model::own_results(&claims[0])[0].tolerations), tolerations);
+    assert_eq!(cluster.stored_results("p")[0]["tolerations"], tolerations);
 }
 
 #[tokio::test(start_paused = true)]
