@@ -142,6 +142,16 @@ impl Controller {
     }
 }
 
+impl Controller {
+    /// Tells it to end, as a kubelet does, and waits until it has.
+    pub(crate) fn end(mut self) -> anyhow::Result<()> {
+        let pid = rustix::process::Pid::from_child(&self.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        self.0.wait()?;
+        Ok(())
+    }
+}
+
 impl Drop for Controller {
     fn drop(&mut self) {
         // It has ended by itself, or ends now; either way nothing is left to do.
