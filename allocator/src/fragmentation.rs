@@ -22,8 +22,8 @@ use crate::demand::{Constraint, Demand, MemoryAsk, Request};
 use crate::fill::Fill;
 use crate::hash::Quick;
 use crate::mix::{Drawn, Mix, Spec};
-use crate::plan::{free_room, room_reason};
 use crate::policy::Policy;
+use crate::room::{Free, Least, free_room};
 use crate::taken::{NodeTaken, Taken};
 use crate::vacancy::Vacancy;
 use reserve::{Prices, Reserve, Shell, Supply};
@@ -47,7 +47,7 @@ struct Slot {
     name: Arc<str>,
     class: u32,
     /// Free CPU, memory and places, exactly.
-    room: (i64, i64, i64),
+    room: Free,
     /// Hash of the vacancies: a slot is scored anew when it is another one.
     exact: u64,
     state: State,
@@ -112,7 +112,7 @@ impl Judge<'_> {
 impl Slot {
     /// Whether a pod may fit, by room and by GPU and request alone: false is certain.
     fn may_take(&self, room: &Room, requests: &[Request]) -> bool {
-        room_reason(room, self.room).is_none()
+        Least::of(room).fits(&self.room)
             && requests.iter().all(|request| {
                 // What may be oversubscribed may take less than it is.
                 let soft = request.oversubscribed;
@@ -269,7 +269,7 @@ impl Fragmentation {
     /// What the pod leaves of a node's value, at best 0 or little more; `None` if it does not fit.
     pub(crate) fn score(&self, cluster: &Cluster, name: &str, demand: &Demand) -> Option<i64> {
         let slot = self.slot(name)?;
-        if room_reason(&demand.room, slot.room).is_some() {
+        if !Least::of(&demand.room).fits(&slot.room) {
             return None;
         }
         let prices = self.prices(&demand.room, &demand.requests);
