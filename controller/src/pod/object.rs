@@ -50,6 +50,8 @@ pub struct PodSpec {
     pub priority: Option<i32>,
     /// Claims it names.
     pub resource_claims: Option<Vec<PodResourceClaim>>,
+    /// Who binds it.
+    pub scheduler_name: Option<Box<str>>,
     /// What holds it back.
     pub scheduling_gates: Option<Vec<PodSchedulingGate>>,
     /// Taints of nodes it does not mind.
@@ -160,6 +162,8 @@ impl Pod {
             if spec.node_name.as_deref().is_some_and(|node| !node.is_empty()) {
                 (spec.affinity, spec.node_selector, spec.tolerations) = (None, None, None);
             }
+            // Nearly every pod has the usual one.
+            spec.scheduler_name.take_if(|name| **name == *super::DEFAULT_SCHEDULER);
         }
         if let Some(conditions) = self.status.as_mut().and_then(|s| s.conditions.as_mut()) {
             conditions.retain(|c| c.type_ == "PodScheduled");
@@ -178,7 +182,7 @@ mod tests {
         let given = json!({
             "metadata": {"name": "p", "labels": {"app": "a"}, "annotations": {"keep": "1", "drop": "2"}},
             "spec": {
-                "nodeName": "n", "tolerations": [{"key": "k"}], "priority": 7,
+                "nodeName": "n", "schedulerName": "default-scheduler", "tolerations": [{"key": "k"}], "priority": 7,
                 "volumes": [{"name": "token", "projected": {}},
                             {"name": "data", "persistentVolumeClaim": {"claimName": "c"}}],
                 "containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": "1"}, "limits": {}}}],
@@ -191,6 +195,7 @@ mod tests {
         let of = |value: serde_json::Value, at: &str| value.pointer(at).cloned().unwrap_or_default();
         let left = serde_json::to_value(&pod).unwrap();
         assert_eq!(of(left.clone(), "/metadata/annotations"), json!({"keep": "1"}));
+        assert_eq!(of(left.clone(), "/spec/schedulerName"), json!(null));
         assert_eq!(of(left.clone(), "/metadata/labels"), json!({"app": "a"}));
         assert_eq!(of(left.clone(), "/spec/containers/0/resources/requests/cpu"), json!("1"));
         assert_eq!(of(left.clone(), "/spec/volumes/0/persistentVolumeClaim/claimName"), json!("c"));
