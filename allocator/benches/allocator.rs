@@ -289,11 +289,13 @@ fn main() {
     put("least_fragmentation_p99_us", at(5_000, "least", 0.99), "us", None, Some(2_000.0));
     put("least_fragmentation_first_us", at(5_000, "first", 0.5), "us", None, None);
     put("least_fragmentation_lesson_us", at(5_000, "lesson", 0.5), "us", None, None);
-    let placed = at(5_000, "binpack", 0.99);
-    put("refuse_p50_us", at(5_000, "refused", 0.5), "us", None, None);
-    put("refuse_mixed_p50_us", at(5_000, "refused mixed", 0.5), "us", None, None);
-    put("refuse_p99_us", at(5_000, "refused", 0.99), "us", Some(placed), Some(placed));
-    put("refuse_mixed_p99_us", at(5_000, "refused mixed", 0.99), "us", Some(placed), Some(placed));
+    // A pod that is refused costs no more than one that is placed.
+    for (quantile, name) in [(0.5, "p50"), (0.99, "p99")] {
+        let placed = Some(at(5_000, "binpack", quantile));
+        for (kind, refused) in [("", "refused"), ("mixed_", "refused mixed")] {
+            put(&format!("refuse_{kind}{name}_us"), at(5_000, refused, quantile), "us", placed, placed);
+        }
+    }
     put("bytes_per_gpu", bytes_per_gpu, "bytes", None, Some(1024.0));
     println!("{}", serde_json::Value::Object(metrics));
 }

@@ -97,8 +97,9 @@ pub struct Overcommitted {
 pub struct Cluster {
     pub(crate) nodes: BTreeMap<String, Node>,
     taken: BTreeMap<String, NodeTaken>,
-    pods: BTreeMap<String, Held<(String, Room)>>,
-    claims: BTreeMap<String, Held<Arc<[Share]>>>,
+    // There may be dozens for each node, so that what a name takes counts.
+    pods: BTreeMap<Box<str>, Held<(Box<str>, Room)>>,
+    claims: BTreeMap<Box<str>, Held<Arc<[Share]>>>,
     round: u64,
     derived: Mutex<Derived>,
 }
@@ -191,10 +192,10 @@ impl Cluster {
     pub fn end_round(&mut self, is_there: impl Fn(&str) -> bool) {
         let round = self.round;
         let old = |held: u64| held != round;
-        let pods: Vec<String> =
+        let pods: Vec<Box<str>> =
             self.pods.iter().filter(|(_, h)| old(h.round)).map(|(uid, _)| uid.clone()).collect();
         pods.iter().for_each(|uid| self.drop_pod(uid));
-        let claims: Vec<String> =
+        let claims: Vec<Box<str>> =
             self.claims.iter().filter(|(_, h)| old(h.round)).map(|(uid, _)| uid.clone()).collect();
         claims.iter().for_each(|uid| self.drop_claim(uid));
         let nodes: Vec<String> = self.nodes.keys().filter(|name| !is_there(name)).cloned().collect();
@@ -204,7 +205,7 @@ impl Cluster {
     /// A pod (by UID) takes room on a node; replaces what that pod held before.
     pub fn hold_pod(&mut self, pod: &str, node: &str, room: Room) {
         let round = self.round;
-        if let Some(held) = self.pods.get_mut(pod).filter(|h| h.what.0 == node && h.what.1 == room) {
+        if let Some(held) = self.pods.get_mut(pod).filter(|h| *h.what.0 == *node && h.what.1 == room) {
             held.round = round;
             return;
         }
@@ -213,19 +214,19 @@ impl Cluster {
         taken.cpu_milli = taken.cpu_milli.saturating_add(room.cpu_milli);
         taken.memory = taken.memory.saturating_add(room.memory);
         taken.pods = taken.pods.saturating_add(room.pods);
-        self.pods.insert(pod.to_owned(), Held { what: (node.to_owned(), room), round });
+        self.pods.insert(pod.into(), Held { what: (node.into(), room), round });
         self.touch(node);
     }
 
     /// Node and room a pod takes.
     pub fn pod(&self, pod: &str) -> Option<(&str, Room)> {
-        self.pods.get(pod).map(|held| (held.what.0.as_str(), held.what.1))
+        self.pods.get(pod).map(|held| (&*held.what.0, held.what.1))
     }
 
     /// The pod takes nothing any more.
     pub fn drop_pod(&mut self, pod: &str) {
         let Some(Held { what: (node, room), .. }) = self.pods.remove(pod) else { return };
-        if let Some(taken) = self.taken.get_mut(&node) {
+        if let Some(taken) = self.taken.get_mut(&*node) {
             taken.room.cpu_milli = taken.room.cpu_milli.saturating_sub(room.cpu_milli);
             taken.room.memory = taken.room.memory.saturating_sub(room.memory);
             taken.room.pods = taken.room.pods.saturating_sub(room.pods);
@@ -246,7 +247,7 @@ impl Cluster {
             node.change(&share.gpu, |gpu| gpu.add((share.memory, share.cores), share.oversubscribed));
             self.touch(&share.node);
         }
-        self.claims.insert(claim.to_owned(), Held { what: shares, round: self.round });
+        self.claims.insert(claim.into(), Held { what: shares, round: self.round });
     }
 
     /// Whether the claim holds just these shares; if so, that was said in this round.
@@ -296,7 +297,7 @@ impl Cluster {
                     found.push(Overcommitted {
                         node: name.clone(),
                         gpu: gpu.name.clone(),
-                        claims: claims.map(|(uid, _)| uid.clone()).collect(),
+                        claims: claims.map(|(uid, _)| uid.to_string()).collect(),
                     });
                 }
             }

@@ -22,17 +22,20 @@ use crate::demand::{Constraint, Demand, MemoryAsk, Request};
 use crate::fill::Fill;
 use crate::hash::Quick;
 use crate::mix::{Drawn, Mix, Spec};
-use crate::plan::{free_room, room_reason};
 use crate::policy::Policy;
+use crate::room::{Free, Least, free_room};
 use crate::taken::{NodeTaken, Taken};
 use crate::vacancy::Vacancy;
 use reserve::{Prices, Reserve, Shell, Supply};
-use table::{Ask, NEVER, Tables};
+use table::{Ask, NEVER, Table, Tables};
 use value::{Make, State, WHOLE};
 
 const MIB: u64 = 1 << 20;
 /// Kinds of pods whose prices are remembered.
 const PRICED: usize = 256;
+/// Nodes that a decision scores for other kinds of pods if its own leaves it so many: then none of these finds much to do
+/// when it comes, and hardly a decision takes longer than the others.
+const AHEAD: usize = 32;
 /// Weight of the pods expected before any was seen, in GPUs.
 const PRIOR: f64 = 4.0;
 /// Demand that prices expect, in multiples of what is free: without departures, and with. What leaves comes again and again,
@@ -47,7 +50,7 @@ struct Slot {
     name: Arc<str>,
     class: u32,
     /// Free CPU, memory and places, exactly.
-    room: (i64, i64, i64),
+    room: Free,
     /// Hash of the vacancies: a slot is scored anew when it is another one.
     exact: u64,
     state: State,
@@ -112,7 +115,7 @@ impl Judge<'_> {
 impl Slot {
     /// Whether a pod may fit, by room and by GPU and request alone: false is certain.
     fn may_take(&self, room: &Room, requests: &[Request]) -> bool {
-        room_reason(room, self.room).is_none()
+        Least::of(room).fits(&self.room)
             && requests.iter().all(|request| {
                 // What may be oversubscribed may take less than it is.
                 let soft = request.oversubscribed;
@@ -231,7 +234,7 @@ impl Fragmentation {
         }
         self.prices.borrow_mut().clear();
         for ask in self.tables.reset() {
-            self.scores(cluster, ask, |_, _| ());
+            self.scores(cluster, &ask, |_, _| ());
         }
     }
 
@@ -269,7 +272,7 @@ impl Fragmentation {
     /// What the pod leaves of a node's value, at best 0 or little more; `None` if it does not fit.
     pub(crate) fn score(&self, cluster: &Cluster, name: &str, demand: &Demand) -> Option<i64> {
         let slot = self.slot(name)?;
-        if room_reason(&demand.room, slot.room).is_some() {
+        if !Least::of(&demand.room).fits(&slot.room) {
             return None;
         }
         let prices = self.prices(&demand.room, &demand.requests);
@@ -294,19 +297,33 @@ impl Fragmentation {
     fn scores<T>(
         &mut self,
         cluster: &Cluster,
-        ask: Ask,
+        ask: &Arc<Ask>,
         read: impl FnOnce(&[i64], &[Option<Slot>]) -> T,
     ) -> T {
-        let (mut table, due) = self.tables.take(&ask, self.slots.len());
+        let (mut table, due) = self.tables.take(ask, self.slots.len());
+        self.renew(cluster, ask, &mut table, &due);
+        let answer = read(&table.scores, &self.slots);
+        self.tables.keep_used(ask, table);
+        let mut left = AHEAD.saturating_sub(due.len());
+        while left > 0
+            && let Some((ask, mut table, due)) = self.tables.take_behind(left, self.slots.len())
+        {
+            self.renew(cluster, &ask, &mut table, &due);
+            self.tables.keep(&ask, table);
+            left = left.saturating_sub(due.len().max(1));
+        }
+        answer
+    }
+
+    /// Scores slots again.
+    fn renew(&self, cluster: &Cluster, ask: &Ask, table: &mut Table, due: &[u32]) {
         let prices = self.prices(&ask.room, &ask.requests);
         for at in due {
-            let slot = self.slots[at as usize].as_ref().filter(|s| s.may_take(&ask.room, &ask.requests));
+            let at = *at as usize;
+            let slot = self.slots[at].as_ref().filter(|s| s.may_take(&ask.room, &ask.requests));
             let score = slot.and_then(|s| self.score_of(cluster, s, &prices, ask.room, (&ask.requests, &[])));
-            table.scores[at as usize] = score.unwrap_or(NEVER);
+            table.scores[at] = score.unwrap_or(NEVER);
         }
-        let answer = read(&table.scores, &self.slots);
-        self.tables.keep(ask, table);
-        answer
     }
 
     /// The best node; ties go to the first by name.
@@ -314,7 +331,7 @@ impl Fragmentation {
         if !demand.constraints.is_empty() {
             return self.best_constrained(cluster, demand);
         }
-        self.scores(cluster, Ask::of(demand), |scores, slots| {
+        self.scores(cluster, &Arc::new(Ask::of(demand)), |scores, slots| {
             let mut best: Option<(i64, &Arc<str>)> = None;
             for (score, slot) in scores.iter().zip(slots) {
                 if *score == NEVER || best.is_some_and(|(b, _)| *score < b) {

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::cluster::Node;
+use crate::room::{Free, Rooms, free_room};
 use crate::summary::{Scale, Summary};
-use crate::taken::NodeTaken;
+use crate::taken::{NodeTaken, Taken};
 use crate::tally::Tally;
 use crate::vacancy::Vacancy;
 
@@ -58,9 +59,12 @@ pub(crate) struct Seat {
     pub(crate) vacancies: Box<[Vacancy]>,
 }
 
+/// Nodes beside each other in the order.
 #[derive(Debug)]
 pub(crate) struct Block {
     pub(crate) seats: Vec<Seat>,
+    /// What is free for pods, by seat.
+    pub(crate) rooms: Rooms,
     pub(crate) summary: Summary,
 }
 
@@ -84,13 +88,14 @@ pub(crate) struct Index {
 }
 
 impl KindKey {
-    fn of(node: &Node, taken: Option<&NodeTaken>) -> Self {
+    fn of(node: &Node, taken: &[Taken]) -> Self {
         let mut gpus: Vec<_> = node.gpus.iter().map(|g| (g.shape, g.memory, g.cores)).collect();
         gpus.sort_unstable();
-        let over = node.gpus.iter().any(|gpu| {
-            let taken = taken.and_then(|t| t.gpu(&gpu.name));
-            taken.is_some_and(|t| t.memory(gpu) > gpu.memory || t.cores(gpu) > gpu.cores)
-        });
+        let over = node
+            .gpus
+            .iter()
+            .zip(taken)
+            .any(|(gpu, taken)| taken.memory(gpu) > gpu.memory || taken.cores(gpu) > gpu.cores);
         let overcommitted = node.gpus.iter().any(|gpu| gpu.overcommit.is_any());
         Self { class: node.class, over, overcommitted, gpus }
     }
@@ -119,7 +124,9 @@ impl Index {
             }
         }
         let Some((node, taken)) = node else { return };
-        let kind_key = KindKey::of(node, taken);
+        let room = free_room(node, taken);
+        let taken = NodeTaken::along(taken, &node.gpus);
+        let kind_key = KindKey::of(node, &taken);
         let kind = match self.kinds.get_mut(&kind_key) {
             Some(kind) => kind,
             None => {
@@ -128,12 +135,14 @@ impl Index {
             }
         };
         let name = known.unwrap_or_else(|| name.into());
-        let key = kind.key_of(name.clone(), node, taken);
+        let key = kind.key_of(name.clone(), node, &taken);
         self.places.insert(name, (kind.key.clone(), key.clone()));
         // Whether there is a place is all that matters here, and more GPUs are alike without how many.
         let alike = |v: Vacancy| Vacancy { places: v.places.min(1), ..v };
-        let vacancies = Vacancy::of_node(node, taken).map(alike).collect();
-        kind.insert(Seat { key, summary: Summary::of(node, taken, kind.scale), vacancies });
+        let gpus = node.gpus.iter().zip(&taken);
+        let vacancies: Box<[Vacancy]> = gpus.map(|(gpu, taken)| alike(Vacancy::of(gpu, taken))).collect();
+        let summary = Summary::of(room, &vacancies, kind.scale);
+        kind.insert(Seat { key, summary, vacancies }, room);
     }
 
     /// Kind and order of a node.
@@ -154,14 +163,12 @@ impl Kind {
         Self { key, total, scale, blocks: Vec::new(), tally: Tally::default() }
     }
 
-    fn key_of(&self, name: Arc<str>, node: &Node, taken: Option<&NodeTaken>) -> Key {
+    fn key_of(&self, name: Arc<str>, node: &Node, taken: &[Taken]) -> Key {
         let (mut memory, mut cores, mut shares) = (0u64, 0u64, 0u32);
-        for gpu in &node.gpus {
-            if let Some(t) = taken.and_then(|t| t.gpu(&gpu.name)) {
-                memory = memory.saturating_add(t.memory(gpu));
-                cores += u64::from(t.cores(gpu));
-                shares = shares.saturating_add(t.shares);
-            }
+        for (gpu, taken) in node.gpus.iter().zip(taken) {
+            memory = memory.saturating_add(taken.memory(gpu));
+            cores += u64::from(taken.cores(gpu));
+            shares = shares.saturating_add(taken.shares);
         }
         let used = u128::from(memory) * u128::from(self.total.1.max(1))
             + u128::from(cores) * u128::from(self.total.0.max(1));
@@ -181,36 +188,36 @@ impl Kind {
         Some((at, seat))
     }
 
-    fn insert(&mut self, seat: Seat) {
+    fn insert(&mut self, seat: Seat, room: Free) {
         seat.vacancies.iter().for_each(|vacancy| self.tally.add(*vacancy));
         if self.blocks.is_empty() {
-            self.blocks.push(Block { summary: seat.summary.clone(), seats: vec![seat] });
-            return;
+            self.blocks.push(Block::new(Vec::new(), Rooms::default()));
         }
         let at = self.block_of(&seat.key);
         let block = &mut self.blocks[at];
         block.summary.merge(&seat.summary);
         let place = block.seats.partition_point(|s| s.key < seat.key);
         block.seats.insert(place, seat);
+        block.rooms.insert(place, room);
         if block.seats.len() > BLOCK {
-            let upper = block.seats.split_off(BLOCK / 2);
+            let upper = Block::new(block.seats.split_off(BLOCK / 2), block.rooms.split_off(BLOCK / 2));
             block.summarise();
-            let mut upper = Block { seats: upper, summary: Summary::NONE };
-            upper.summarise();
             self.blocks.insert(at + 1, upper);
         }
     }
 
     fn remove(&mut self, key: &Key) {
         let Some((at, seat)) = self.find(key) else { return };
+        self.blocks[at].rooms.remove(seat);
         let seat = self.blocks[at].seats.remove(seat);
         seat.vacancies.iter().for_each(|vacancy| self.tally.remove(vacancy));
         // A block that became small joins the one before it.
         let len = |at: usize| self.blocks[at].seats.len();
         let joins = at > 0 && len(at) + len(at - 1) <= BLOCK / 2;
         if joins {
-            let seats = self.blocks.remove(at).seats;
+            let Block { seats, rooms, .. } = self.blocks.remove(at);
             self.blocks[at - 1].seats.extend(seats);
+            self.blocks[at - 1].rooms.extend(rooms);
             self.blocks[at - 1].summarise();
         } else if len(at) == 0 {
             self.blocks.remove(at);
@@ -261,6 +268,12 @@ impl Kind {
 }
 
 impl Block {
+    fn new(seats: Vec<Seat>, rooms: Rooms) -> Self {
+        let mut block = Self { seats, rooms, summary: Summary::NONE };
+        block.summarise();
+        block
+    }
+
     fn summarise(&mut self) {
         self.summary = Summary::NONE;
         for seat in &self.seats {

@@ -23,6 +23,7 @@ mod placement;
 mod plan;
 mod policy;
 mod refusal;
+mod room;
 mod summary;
 mod taken;
 mod tally;

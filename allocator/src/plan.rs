@@ -5,20 +5,21 @@
 
 use std::sync::Arc;
 
-use crate::cluster::{Cluster, Node, Room};
+use crate::cluster::{Cluster, Node};
 use crate::demand::{Demand, MemoryAsk, Request};
 use crate::fill::Fill;
 use crate::fragmentation::Fragmentation;
 use crate::index::{Key, Kind, Seat};
 use crate::placement::{NodeReason, PlacedShare, Placement, Refusal};
 use crate::policy::{Fullness, Policy, Rank};
+use crate::room::{Least, free_room};
 use crate::summary::{Range, Summary};
 use crate::taken::NodeTaken;
 use crate::vacancy::memory_of;
 
 /// What a node of one kind must have for a demand, and what the demand takes of it.
 pub(crate) struct Needs {
-    room: Room,
+    room: Least,
     /// Count, and the bit of least memory and cores, of each request.
     parts: Vec<Part>,
     /// Least memory of all requests together.
@@ -52,12 +53,15 @@ struct Trial<'a> {
 }
 
 impl Needs {
-    /// `None` if no node of the kind can ever take it.
+    /// `None` if no node of the kind can take it, for what they are or for what is free of their GPUs.
     pub(crate) fn of(kind: &Kind, demand: &Demand) -> Option<Self> {
         let gpus = &kind.key.gpus;
         let mut parts = Vec::with_capacity(demand.requests.len());
         let (mut whole, mut shares, mut takes) = (0i64, 0u32, Some((0u64, 0u64)));
         for request in &demand.requests {
+            if !kind.tally.may_take(request) {
+                return None;
+            }
             let matching = gpus.iter().filter(|g| request.shapes.contains(g.0));
             let (mut matches, mut barred, mut least) = (0u32, 0u32, u64::MAX);
             for gpu in matching {
@@ -89,18 +93,20 @@ impl Needs {
             parts.push(Part { count, memory, cores: cores.into(), bit });
         }
         let takes = takes.filter(|_| kind.key.is_ordered());
-        Some(Self { room: demand.room, parts, whole, takes, shares })
+        Some(Self { room: Least::of(&demand.room), parts, whole, takes, shares })
     }
 
     /// Whether some of the nodes may take it: false is certain.
     pub(crate) fn may_fit(&self, nodes: &Summary) -> bool {
-        room_reason(&self.room, (nodes.cpu.max, nodes.memory.max, nodes.pods.max)).is_none()
+        // What says no most often first: a refusal asks every block.
+        let has = |p: &Part| {
+            nodes.may_have(p.count, p.bit)
+                && p.memory <= nodes.gpu_memory.max
+                && p.cores <= nodes.gpu_cores.max
+        };
+        self.parts.iter().all(has)
             && self.whole <= nodes.whole
-            && self.parts.iter().all(|p| {
-                p.memory <= nodes.gpu_memory.max
-                    && p.cores <= nodes.gpu_cores.max
-                    && nodes.may_have(p.count, p.bit)
-            })
+            && self.room.fits(&(nodes.cpu.max, nodes.memory.max, nodes.pods.max))
     }
 
     /// How full a node is with the demand on it.
@@ -246,18 +252,6 @@ impl Trial<'_> {
     }
 }
 
-/// The first that a pod lacks of a node's free CPU, memory and places.
-pub(crate) fn room_reason(ask: &Room, free: (i64, i64, i64)) -> Option<NodeReason> {
-    let lacks = |ask: u64, free: i64| ask > 0 && i128::from(ask) > i128::from(free);
-    if lacks(ask.cpu_milli, free.0) {
-        return Some(NodeReason::InsufficientCpu);
-    }
-    if lacks(ask.memory, free.1) {
-        return Some(NodeReason::InsufficientHostMemory);
-    }
-    (i64::from(ask.pods) > free.2).then_some(NodeReason::TooManyPods)
-}
-
 /// Whether everything in a range is at least, or everything below, what is asked.
 pub(crate) fn all_have(range: Range, ask: i64) -> Option<bool> {
     if range.min >= ask {
@@ -282,20 +276,7 @@ pub(crate) fn node_reason(
     if let Some(reason) = demand.excluded.of(name, node.class) {
         return Some(NodeReason::Excluded(reason.clone()));
     }
-    room_reason(&demand.room, free_room(node, taken))
-}
-
-/// CPU, memory and places that pods on a node leave; negative where they take more than there is.
-pub(crate) fn free_room(node: &Node, taken: Option<&NodeTaken>) -> (i64, i64, i64) {
-    let used = taken.map(|t| t.room).unwrap_or_default();
-    let left = |have: u64, used: u64| {
-        (i128::from(have) - i128::from(used)).clamp(i64::MIN.into(), i64::MAX.into()) as i64
-    };
-    (
-        left(node.room.cpu_milli, used.cpu_milli),
-        left(node.room.memory, used.memory),
-        i64::from(node.room.pods) - i64::from(used.pods),
-    )
+    Least::of(&demand.room).lack(&free_room(node, taken)).map(NodeReason::from)
 }
 
 #[cfg(test)]

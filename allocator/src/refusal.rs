@@ -7,9 +7,10 @@ use crate::cluster::Cluster;
 use crate::demand::{Demand, MemoryAsk, Request};
 use crate::index::{Index, Kind, Seat};
 use crate::placement::{GpuReason, NodeReason, Refusal};
-use crate::plan::{all_have, node_reason, room_reason};
+use crate::plan::{all_have, node_reason};
+use crate::room::{Lack, Least};
 use crate::summary::Summary;
-use crate::tally::Group;
+use crate::tally::{Group, Lot};
 use crate::topology::Topology;
 use crate::vacancy::{Vacancy, memory_of};
 
@@ -28,13 +29,15 @@ impl Cluster {
                 continue;
             }
             let blocks = named.get(key);
-            if blocks.is_none() && demand.only_node.is_none() && refusal.add_kind(kind, demand) {
+            let plain = Plain::of(kind, demand);
+            let plain = plain.as_ref();
+            if blocks.is_none() && demand.only_node.is_none() && refusal.add_kind(kind, plain, demand) {
                 continue;
             }
             for (at, block) in kind.blocks.iter().enumerate() {
                 refusal.gpus += block.summary.gpus;
                 let is_plain = blocks.is_none_or(|b| !b.contains(&at));
-                if is_plain && refusal.add_nodes(kind, &block.summary, demand) {
+                if is_plain && refusal.add_nodes(kind, plain, &block.summary, demand) {
                     continue;
                 }
                 for seat in &block.seats {
@@ -44,7 +47,7 @@ impl Cluster {
                     let reason = node.and_then(|node| node_reason(name, node, self.taken(name), demand));
                     if let Some(reason) = reason {
                         *refusal.node_reasons.entry(reason).or_default() += 1;
-                    } else if is_named || !refusal.add_nodes(kind, &seat.summary, demand) {
+                    } else if is_named || !refusal.add_nodes(kind, plain, &seat.summary, demand) {
                         seat.vacancies.iter().for_each(|v| refusal.add_gpus(v, 1, demand));
                     }
                 }
@@ -68,55 +71,43 @@ impl Refusal {
 
     /// Counts all nodes of a kind, of which none is ruled out by name: GPUs that are alike together, and one by one those of
     /// nodes that lack CPU, memory or places. False if these are many, or the kind is out; then nothing is counted.
-    fn add_kind(&mut self, kind: &Kind, demand: &Demand) -> bool {
+    fn add_kind(&mut self, kind: &Kind, plain: Option<&Plain>, demand: &Demand) -> bool {
         if demand.excluded.classes.contains_key(&kind.key.class) {
             return false;
         }
-        let reason = |s: &Summary| room_reason(&demand.room, (s.cpu.min, s.memory.min, s.pods.min));
-        let (mut lacking, mut nodes) = (Vec::new(), 0);
+        let asked = Least::of(&demand.room);
+        let (mut out, mut nodes) = (Vec::with_capacity(64), 0);
+        let mut lacks = [0u32; Lack::ALL.len()];
         for block in &kind.blocks {
             nodes += block.seats.len();
-            if reason(&block.summary).is_some() {
-                lacking.extend(block.seats.iter().filter_map(|s| Some((s, reason(&s.summary)?))));
+            if asked.fits(&(block.summary.cpu.min, block.summary.memory.min, block.summary.pods.min)) {
+                continue;
+            }
+            for (at, lack) in block.rooms.lacking(&asked) {
+                lacks[lack as usize] += 1;
+                out.push(&block.seats[at]);
             }
         }
-        if lacking.len() > nodes / 8 {
+        if out.len() > nodes / 8 {
             return false;
         }
         let mut counts = [0u32; GpuReason::ALL.len()];
-        // GPUs of nodes that are out count for their node, and do not tell what is free.
-        let gone = |vacancy: &Vacancy| -> u32 {
-            let of_seat =
-                |(seat, _): &(&Seat, NodeReason)| seat.vacancies.iter().filter(|v| *v == vacancy).count();
-            lacking.iter().map(of_seat).sum::<usize>() as u32
-        };
-        // The most free memory first: what comes later seldom tells more.
-        for group in kind.tally.groups().rev() {
-            self.gpus += group.count;
-            if let Some(why) =
-                Why::of_group(group, demand).filter(|why| lacking.is_empty() || why.tells_memory())
-            {
-                counts[why.reason as usize] += group.count;
-                let is_there =
-                    || lacking.is_empty() || group.members().any(|(vacancy, count)| count > gone(vacancy));
-                if self.learns(&why) && is_there() {
-                    self.note(&why);
-                }
-                continue;
-            }
-            for (vacancy, count) in group.members() {
-                let Some(why) = Why::of(vacancy, demand) else { continue };
-                counts[why.reason as usize] += count;
-                if self.learns(&why) && (lacking.is_empty() || count > gone(vacancy)) {
-                    self.note(&why);
-                }
+        for lot in kind.tally.lots() {
+            self.gpus += lot.count;
+            self.add_lot(lot, demand, &out, &mut counts);
+        }
+        // GPUs of nodes that are out count for their node.
+        for seat in out.iter().filter(|_| !demand.requests.is_empty()) {
+            if let Some(open) = plain.and_then(|plain| plain.open(&seat.summary)) {
+                counts[GpuReason::Unhealthy as usize] -= seat.summary.unhealthy;
+                counts[open.crowded as usize] -= seat.summary.crowded;
+                counts[open.why.reason as usize] -= open.count;
+            } else {
+                seat.vacancies.iter().for_each(|gpu| counts[reason_of(gpu, demand) as usize] -= 1);
             }
         }
-        for (seat, reason) in lacking {
-            *self.node_reasons.entry(reason).or_default() += 1;
-            for why in seat.vacancies.iter().filter_map(|vacancy| Why::of(vacancy, demand)) {
-                counts[why.reason as usize] -= 1;
-            }
+        for (lack, count) in Lack::ALL.into_iter().zip(lacks).filter(|l| l.1 > 0) {
+            *self.node_reasons.entry(lack.into()).or_default() += count;
         }
         for (reason, count) in GpuReason::ALL.into_iter().zip(counts).filter(|c| c.1 > 0) {
             *self.gpu_reasons.entry(reason).or_default() += count;
@@ -124,24 +115,77 @@ impl Refusal {
         true
     }
 
+    /// Counts a lot's GPUs, those of the nodes that are out too.
+    fn add_lot(
+        &mut self,
+        lot: &Lot,
+        demand: &Demand,
+        out: &[&Seat],
+        counts: &mut [u32; GpuReason::ALL.len()],
+    ) {
+        let Some((low, reason)) = lot.any().and_then(|gpu| lowest(gpu, demand)) else { return };
+        // GPUs of nodes that are out do not tell what is free.
+        let most = out.iter().map(|seat| seat.vacancies.len()).max().unwrap_or(0);
+        let is_there = |vacancy: &Vacancy, count: u32| {
+            let gone = || out.iter().flat_map(|seat| &seat.vacancies);
+            // Of most there are more than GPUs are out at all.
+            count as usize > out.len() * most
+                || gone().filter(|v| *v == vacancy).take(count as usize).count() < count as usize
+        };
+        let mut rest = lot.count;
+        for group in lot.from(low) {
+            rest -= group.count;
+            if let Some(why) = Why::of_group(group, demand).filter(|why| out.is_empty() || why.tells_memory())
+            {
+                counts[why.reason as usize] += group.count;
+                if self.learns(&why)
+                    && (out.is_empty() || group.members().any(|(gpu, count)| is_there(gpu, count)))
+                {
+                    self.note(&why);
+                }
+                continue;
+            }
+            for (gpu, count) in group.members() {
+                let Some(why) = Why::of(gpu, demand) else { continue };
+                counts[why.reason as usize] += count;
+                if self.learns(&why) && (out.is_empty() || is_there(gpu, count)) {
+                    self.note(&why);
+                }
+            }
+        }
+        counts[reason as usize] += rest;
+        // With the most free memory first: what comes later tells no more.
+        for group in lot.below(low) {
+            let Some(why) = group.ends().and_then(|(gpu, _)| Why::of(gpu, demand)) else { break };
+            if !self.learns(&why) {
+                break;
+            }
+            if out.is_empty() || group.members().any(|(gpu, count)| is_there(gpu, count)) {
+                self.note(&why);
+                break;
+            }
+        }
+    }
+
     /// Counts nodes of a kind whose summary tells the reason for all of them; false if it does not.
-    fn add_nodes(&mut self, kind: &Kind, nodes: &Summary, demand: &Demand) -> bool {
+    fn add_nodes(&mut self, kind: &Kind, plain: Option<&Plain>, nodes: &Summary, demand: &Demand) -> bool {
         let whole = if demand.only_node.is_some() {
             Some(NodeReason::NotTheNode)
         } else if let Some(reason) = demand.excluded.classes.get(&kind.key.class) {
             Some(NodeReason::Excluded(reason.clone()))
         } else {
-            let worst = room_reason(&demand.room, (nodes.cpu.min, nodes.memory.min, nodes.pods.min));
+            let asked = Least::of(&demand.room);
+            let worst = asked.lack(&(nodes.cpu.min, nodes.memory.min, nodes.pods.min));
             // The first that any node lacks is the reason of all only if all lack that.
             let best = match &worst {
-                Some(NodeReason::InsufficientCpu) => (nodes.cpu.max, i64::MAX, i64::MAX),
-                Some(NodeReason::InsufficientHostMemory) => (i64::MAX, nodes.memory.max, i64::MAX),
+                Some(Lack::Cpu) => (nodes.cpu.max, i64::MAX, i64::MAX),
+                Some(Lack::Memory) => (i64::MAX, nodes.memory.max, i64::MAX),
                 _ => (i64::MAX, i64::MAX, nodes.pods.max),
             };
-            if worst.is_some() && room_reason(&demand.room, best).is_none() {
+            if worst.is_some() && asked.fits(&best) {
                 return false;
             }
-            worst
+            worst.map(NodeReason::from)
         };
         if let Some(reason) = whole {
             *self.node_reasons.entry(reason).or_default() += nodes.nodes;
@@ -150,7 +194,7 @@ impl Refusal {
         if demand.requests.is_empty() {
             return true;
         }
-        let Some(open) = Open::of(kind, nodes, demand) else { return false };
+        let Some(open) = plain.and_then(|plain| plain.open(nodes)) else { return false };
         let mut add = |reason, count: u32| {
             if count > 0 {
                 *self.gpu_reasons.entry(reason).or_default() += count;
@@ -158,10 +202,9 @@ impl Refusal {
         };
         add(GpuReason::Unhealthy, nodes.unhealthy);
         add(open.crowded, nodes.crowded);
-        let count = nodes.gpus - nodes.unhealthy - nodes.crowded;
-        add(open.reason, count);
-        if count > 0 {
-            self.note(&Why { reason: open.reason, free: open.free, asked: open.asked });
+        add(open.why.reason, open.count);
+        if open.count > 0 {
+            self.note(&open.why);
         }
         true
     }
@@ -203,14 +246,30 @@ struct Why {
     asked: (u64, u32),
 }
 
+/// The reason of the first request if no request fits, else that it is not enough.
+fn reason_of(gpu: &Vacancy, demand: &Demand) -> GpuReason {
+    let [first, others @ ..] = &demand.requests[..] else { return GpuReason::NotEnoughGpus };
+    match gpu.takes(first) {
+        Err(reason) if others.iter().all(|request| gpu.takes(request).is_err()) => reason,
+        _ => GpuReason::NotEnoughGpus,
+    }
+}
+
+/// Free memory below which every GPU of a lot, given one of them, has the same reason, and that reason. `None` if nothing is
+/// requested.
+fn lowest(gpu: &Vacancy, demand: &Demand) -> Option<(u64, GpuReason)> {
+    let first = demand.requests.first()?;
+    let empty = Vacancy { memory: u64::MAX, cores: u32::MAX, soft: (u64::MAX, u32::MAX), ..*gpu };
+    let reason = empty.takes(first).err().unwrap_or(GpuReason::InsufficientMemory);
+    let open = demand.requests.iter().filter(|request| empty.takes(request).is_ok());
+    let asked = |r: &Request| if r.oversubscribed.is_any() { 0 } else { memory_of(r.memory, gpu.capacity) };
+    Some((open.map(asked).min().unwrap_or(u64::MAX), reason))
+}
+
 impl Why {
-    /// The reason of the first request if no request fits, else that it is not enough.
     fn of(gpu: &Vacancy, demand: &Demand) -> Option<Self> {
         let request = demand.requests.first()?;
-        let reason = match gpu.takes(request) {
-            Err(reason) if demand.requests[1..].iter().all(|r| gpu.takes(r).is_err()) => reason,
-            _ => GpuReason::NotEnoughGpus,
-        };
+        let reason = reason_of(gpu, demand);
         let asked = (memory_of(request.memory, gpu.capacity), request.cores);
         Some(Self { reason, free: gpu.free_for(request), asked })
     }
@@ -229,17 +288,24 @@ impl Why {
     }
 }
 
-/// The one reason of all open GPUs of some nodes, and that of the crowded ones.
-struct Open {
-    reason: GpuReason,
-    crowded: GpuReason,
-    free: (u64, u32),
+/// A demand on a kind whose nodes' summaries may tell why it is refused.
+struct Plain {
+    /// By request: what it asks of each GPU, if the selectors match them at all.
+    asks: Vec<Option<(i64, i64)>>,
+    /// What the first asks.
     asked: (u64, u32),
 }
 
-impl Open {
-    /// `None` if they have several.
-    fn of(kind: &Kind, nodes: &Summary, demand: &Demand) -> Option<Self> {
+/// The one reason of all open GPUs of some nodes, that of the crowded ones, and how many there are.
+struct Open {
+    why: Why,
+    crowded: GpuReason,
+    count: u32,
+}
+
+impl Plain {
+    /// `None` if a look at each GPU is needed, or nothing is requested.
+    fn of(kind: &Kind, demand: &Demand) -> Option<Self> {
         let first = demand.requests.first()?;
         // A GPU may be looked at however it is, and some of a kind may have taints.
         let is_barred = |r: &Request| kind.key.gpus.iter().any(|g| r.barred.contains(&g.0));
@@ -248,37 +314,45 @@ impl Open {
             return None;
         }
         let capacity = kind.key.gpus.first()?.1;
-        let matches = |request: &Request| {
-            let mut gpus = kind.key.gpus.iter().map(|g| request.shapes.contains(g.0));
-            let matches = gpus.next()?;
-            gpus.all(|m| m == matches).then_some(matches)
-        };
-        let reason_of = |request: &Request| {
-            if !kind.key.is_even() && !matches!(request.memory, MemoryAsk::Bytes(_)) {
+        let is_even = kind.key.is_even();
+        let ask = |request: &Request| {
+            if !is_even && !matches!(request.memory, MemoryAsk::Bytes(_)) {
                 return None;
             }
+            let mut gpus = kind.key.gpus.iter().map(|g| request.shapes.contains(g.0));
+            let matches = gpus.next()?;
             let memory = i64::try_from(memory_of(request.memory, capacity)).unwrap_or(i64::MAX);
-            Some(if !matches(request)? {
-                GpuReason::ModelMismatch
-            } else if !all_have(nodes.gpu_memory, memory)? {
-                GpuReason::InsufficientMemory
-            } else if !all_have(nodes.gpu_cores, request.cores.into())? {
-                GpuReason::InsufficientCores
-            } else {
-                GpuReason::NotEnoughGpus
-            })
+            gpus.all(|m| m == matches).then_some(matches.then_some((memory, i64::from(request.cores))))
         };
-        let mut reason = reason_of(first)?;
-        for request in &demand.requests[1..] {
-            if reason_of(request)? == GpuReason::NotEnoughGpus {
+        let asks = demand.requests.iter().map(ask).collect::<Option<_>>()?;
+        Some(Self { asks, asked: (memory_of(first.memory, capacity), first.cores) })
+    }
+
+    /// `None` if they have several.
+    fn open(&self, nodes: &Summary) -> Option<Open> {
+        let mut reasons = self.asks.iter().map(|ask| {
+            Some(match ask {
+                None => GpuReason::ModelMismatch,
+                Some((memory, _)) if !all_have(nodes.gpu_memory, *memory)? => GpuReason::InsufficientMemory,
+                Some((_, cores)) if !all_have(nodes.gpu_cores, *cores)? => GpuReason::InsufficientCores,
+                Some(_) => GpuReason::NotEnoughGpus,
+            })
+        });
+        let mut reason = reasons.next()??;
+        for other in reasons {
+            if other? == GpuReason::NotEnoughGpus {
                 reason = GpuReason::NotEnoughGpus;
             }
         }
-        let crowded = if matches(first)? { GpuReason::NoSharesLeft } else { GpuReason::ModelMismatch };
+        let matches = self.asks.first()?.is_some();
         let free = (
             u64::try_from(nodes.gpu_memory.max).unwrap_or(0),
             u32::try_from(nodes.gpu_cores.max).unwrap_or(0),
         );
-        Some(Self { reason, crowded, free, asked: (memory_of(first.memory, capacity), first.cores) })
+        Some(Open {
+            why: Why { reason, free, asked: self.asked },
+            crowded: if matches { GpuReason::NoSharesLeft } else { GpuReason::ModelMismatch },
+            count: nodes.gpus - nodes.unhealthy - nodes.crowded,
+        })
     }
 }

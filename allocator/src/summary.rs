@@ -1,8 +1,6 @@
 //! What a set of nodes has at most and at least: enough to tell that a pod fits none of them, and often why.
 
-use crate::cluster::Node;
-use crate::plan::free_room;
-use crate::taken::NodeTaken;
+use crate::room::Free;
 use crate::vacancy::Vacancy;
 
 /// The grid of free memory and free cores: tenths of a GPU, and all of it.
@@ -91,15 +89,14 @@ impl Summary {
         grid: [0; 4],
     };
 
-    pub(crate) fn of(node: &Node, taken: Option<&NodeTaken>, scale: Scale) -> Self {
-        let mut sum =
-            Self { nodes: u32::from(!node.gpus.is_empty()), gpus: node.gpus.len() as u32, ..Self::NONE };
-        let (cpu, memory, pods) = free_room(node, taken);
+    /// Of a node with so much free CPU, memory and places.
+    pub(crate) fn of((cpu, memory, pods): Free, gpus: &[Vacancy], scale: Scale) -> Self {
+        let mut sum = Self { nodes: u32::from(!gpus.is_empty()), gpus: gpus.len() as u32, ..Self::NONE };
         sum.cpu.add(cpu);
         sum.memory.add(memory);
         sum.pods.add(pods);
         let mut cells = [0u8; (STEPS * STEPS) as usize];
-        for gpu in Vacancy::of_node(node, taken) {
+        for gpu in gpus {
             if gpu.is_unhealthy {
                 sum.unhealthy += 1;
                 continue;

@@ -86,6 +86,16 @@ impl NodeTaken {
         self.find(name).ok().map(|at| self.gpus[at].1)
     }
 
+    /// Of each GPU of a node; they are in the order of their names, as those with tenants are.
+    pub(crate) fn along(taken: Option<&Self>, gpus: &[Gpu]) -> Vec<Taken> {
+        let mut taken = taken.map_or(&[][..], |t| &t.gpus).iter().peekable();
+        let of_gpu = |gpu: &Gpu| {
+            while taken.next_if(|(name, _)| **name < *gpu.name).is_some() {}
+            taken.next_if(|(name, _)| **name == *gpu.name).map(|(_, taken)| *taken).unwrap_or_default()
+        };
+        gpus.iter().map(of_gpu).collect()
+    }
+
     /// Changes what is taken of a GPU.
     pub(crate) fn change(&mut self, gpu: &str, change: impl FnOnce(&mut Taken)) {
         let at = self.find(gpu).unwrap_or_else(|at| {

@@ -2,14 +2,23 @@
 
 use std::collections::BTreeMap;
 
+use crate::demand::Request;
 use crate::vacancy::Vacancy;
 
-/// GPUs by vacancy, those that differ in cores only together.
+/// GPUs by vacancy: lots by what is the same however much is taken, in them groups by free memory.
 #[derive(Debug, Default)]
-pub(crate) struct Tally(BTreeMap<Head, Group>);
+pub(crate) struct Tally(BTreeMap<Head, Lot>);
 
-/// What GPUs of a group have in common: shape, health, memory in all and free, places.
-type Head = (u32, bool, u64, u64, u32);
+/// What GPUs of a lot have in common: shape, health, memory in all, places.
+type Head = (u32, bool, u64, u32);
+
+/// GPUs that differ in what is free of them only.
+#[derive(Debug, Default)]
+pub(crate) struct Lot {
+    pub(crate) count: u32,
+    /// By free memory.
+    groups: BTreeMap<u64, Group>,
+}
 
 /// GPUs that differ in nothing but free cores, and in what may be promised of them.
 #[derive(Debug, Default)]
@@ -19,13 +28,14 @@ pub(crate) struct Group {
 }
 
 fn head(vacancy: &Vacancy) -> Head {
-    let Vacancy { shape, is_unhealthy, capacity, memory, places, .. } = *vacancy;
-    (shape, is_unhealthy, capacity, memory, places)
+    (vacancy.shape, vacancy.is_unhealthy, vacancy.capacity, vacancy.places)
 }
 
 impl Tally {
     pub(crate) fn add(&mut self, vacancy: Vacancy) {
-        let group = self.0.entry(head(&vacancy)).or_default();
+        let lot = self.0.entry(head(&vacancy)).or_default();
+        lot.count += 1;
+        let group = lot.groups.entry(vacancy.memory).or_default();
         group.count += 1;
         *group.members.entry(vacancy).or_default() += 1;
     }
@@ -33,7 +43,8 @@ impl Tally {
     /// One that was added before is gone.
     pub(crate) fn remove(&mut self, vacancy: &Vacancy) {
         let head = head(vacancy);
-        let Some(group) = self.0.get_mut(&head) else { return };
+        let Some(lot) = self.0.get_mut(&head) else { return };
+        let Some(group) = lot.groups.get_mut(&vacancy.memory) else { return };
         let Some(count) = group.members.get_mut(vacancy) else { return };
         *count -= 1;
         if *count == 0 {
@@ -41,12 +52,48 @@ impl Tally {
         }
         group.count -= 1;
         if group.count == 0 {
+            lot.groups.remove(&vacancy.memory);
+        }
+        lot.count -= 1;
+        if lot.count == 0 {
             self.0.remove(&head);
         }
     }
 
-    pub(crate) fn groups(&self) -> impl DoubleEndedIterator<Item = &Group> {
+    /// Whether some GPU may take a request: false is certain.
+    pub(crate) fn may_take(&self, request: &Request) -> bool {
+        // The most memory and the most cores need not be free of the same GPU; what may be promised is in no order.
+        request.oversubscribed.is_any()
+            || self.lots().filter_map(Lot::most).any(|gpu| {
+                let best = Vacancy { cores: u32::MAX, ..*gpu };
+                best.takes(request).is_ok()
+            })
+    }
+
+    pub(crate) fn lots(&self) -> impl Iterator<Item = &Lot> {
         self.0.values()
+    }
+}
+
+impl Lot {
+    /// One of its GPUs.
+    pub(crate) fn any(&self) -> Option<&Vacancy> {
+        Some(self.groups.first_key_value()?.1.ends()?.0)
+    }
+
+    /// One of those with the most free memory.
+    fn most(&self) -> Option<&Vacancy> {
+        Some(self.groups.last_key_value()?.1.ends()?.1)
+    }
+
+    /// Groups with less free memory, the most first.
+    pub(crate) fn below(&self, memory: u64) -> impl Iterator<Item = &Group> {
+        self.groups.range(..memory).rev().map(|(_, group)| group)
+    }
+
+    /// Groups with at least so much free memory, the most first.
+    pub(crate) fn from(&self, memory: u64) -> impl Iterator<Item = &Group> {
+        self.groups.range(memory..).rev().map(|(_, group)| group)
     }
 }
 

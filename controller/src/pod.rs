@@ -15,6 +15,8 @@ pub use object::{
 
 /// Annotation of a pod that a file on its node makes: evicting it ends nothing.
 pub const MIRROR: &str = "kubernetes.io/config.mirror";
+/// Name of the scheduler that pods have which name none.
+pub const DEFAULT_SCHEDULER: &str = "default-scheduler";
 /// Annotations that are read of pods.
 pub const ANNOTATIONS: [&str; 3] = [GANG, GANG_SIZE, MIRROR];
 
@@ -128,6 +130,11 @@ pub fn is_refused(pod: &Pod) -> bool {
     conditions.iter().any(|c| {
         c.type_ == "PodScheduled" && c.status == "False" && c.reason.as_deref() != Some("SchedulingGated")
     })
+}
+
+/// The scheduler that is to bind it, if it is not kube-scheduler under its usual name.
+pub fn other_scheduler(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.scheduler_name.as_deref().filter(|name| !["", DEFAULT_SCHEDULER].contains(name))
 }
 
 /// Node for which others are being preempted.

@@ -9,6 +9,9 @@ use crate::mix::Spec;
 const MIB: u64 = 1 << 20;
 /// A pod pays for places of its own class only to pods whose places are rarer than this part of its own.
 const RARER: f64 = 0.8;
+/// Least price of whole GPUs side by side to a pod that wants fewer. Fill values are means over few sequences: while much is
+/// free, what by chance suits them would put a pod onto every node that is empty, and leave none for who wants all of it.
+const FLOOR: f64 = 0.005;
 /// Prices per class of 1, 2, 4 and 8 GPUs.
 pub(crate) type Prices = [f64; 4];
 
@@ -152,7 +155,8 @@ impl Reserve {
             }
             for (i, price) in prices.iter_mut().enumerate() {
                 let load = if supply(i) > 0.0 { poured[i] / supply(i) } else { 0.0 };
-                price[k] = load.min(1.0).powi(3);
+                let least = if k > class { FLOOR } else { 0.0 };
+                price[k] = load.min(1.0).powi(3).max(least);
             }
         }
         prices

@@ -1,12 +1,15 @@
 //! Scores of nodes by kind of pod, kept between decisions: only nodes that changed are scored again.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::cluster::Room;
 use crate::demand::{Demand, Request};
 
 /// Kinds of pods whose scores are kept.
 const TABLES: usize = 256;
+/// Kinds of pods are expected again that came among so many.
+const RECENT: u64 = 256;
 /// Score of a node that does not take the pod.
 pub(crate) const NEVER: i64 = i64::MIN;
 
@@ -34,7 +37,7 @@ pub(crate) struct Table {
 /// Every table, and the changes they have to catch up with.
 #[derive(Debug, Default)]
 pub(crate) struct Tables {
-    known: HashMap<Ask, Table>,
+    known: HashMap<Arc<Ask>, Table>,
     /// Slots in the order they changed.
     changes: Vec<u32>,
     clock: u64,
@@ -61,7 +64,7 @@ impl Tables {
     }
 
     /// Forgets all scores. Returns the kinds of pods that came more than once since the last time, in a fixed order.
-    pub(crate) fn reset(&mut self) -> Vec<Ask> {
+    pub(crate) fn reset(&mut self) -> Vec<Arc<Ask>> {
         let mut known: Vec<_> = self.known.drain().filter(|(_, table)| table.uses > 1).collect();
         known.sort_by_key(|(_, table)| table.used);
         self.changes.clear();
@@ -70,27 +73,54 @@ impl Tables {
 
     /// Takes a table out, with the slots that are to be scored again.
     pub(crate) fn take(&mut self, ask: &Ask, slots: usize) -> (Table, Vec<u32>) {
-        let Some(mut table) = self.known.remove(ask) else {
+        // One that never came back is empty: it is begun anew.
+        let Some(mut table) = self.known.get_mut(ask).map(std::mem::take).filter(|t| !t.scores.is_empty())
+        else {
             let table = Table { scores: vec![NEVER; slots], ..Table::default() };
             return (table, (0..slots as u32).collect());
         };
-        let mut due = self.changes[table.seen..].to_vec();
-        due.sort_unstable();
-        due.dedup();
+        let due = distinct(&self.changes[table.seen..]);
+        table.seen = self.changes.len();
         table.scores.resize(slots, NEVER);
         (table, due)
     }
 
-    /// Keeps a table whose scores are all current.
-    pub(crate) fn keep(&mut self, ask: Ask, mut table: Table) {
-        if self.known.len() >= TABLES {
+    /// Takes the table out that is furthest behind of those that will be asked for again, with at most so many slots that
+    /// are to be scored again. It may be behind still when they are.
+    pub(crate) fn take_behind(&mut self, most: usize, slots: usize) -> Option<(Arc<Ask>, Table, Vec<u32>)> {
+        let is_due = |t: &Table| t.seen < self.changes.len() && t.used + RECENT > self.clock;
+        let tables = self.known.iter_mut().filter(|(_, table)| is_due(table) && !table.scores.is_empty());
+        let (ask, table) = tables.min_by_key(|(_, table)| (table.seen, table.used))?;
+        let mut table = std::mem::take(table);
+        let end = self.changes.len().min(table.seen + most);
+        let due = distinct(&self.changes[table.seen..end]);
+        table.seen = end;
+        table.scores.resize(slots, NEVER);
+        Some((ask.clone(), table, due))
+    }
+
+    /// Brings a table back.
+    pub(crate) fn keep(&mut self, ask: &Arc<Ask>, table: Table) {
+        if self.known.len() >= TABLES && !self.known.contains_key(ask) {
             let oldest = self.known.iter().min_by_key(|(_, t)| t.used).map(|(ask, _)| ask.clone());
             oldest.map(|ask| self.known.remove(&ask));
         }
+        self.known.insert(ask.clone(), table);
+    }
+
+    /// The same after it was asked for and all its scores were current.
+    pub(crate) fn keep_used(&mut self, ask: &Arc<Ask>, mut table: Table) {
         self.clock += 1;
         table.seen = self.changes.len();
         table.used = self.clock;
         table.uses = table.uses.saturating_add(1);
-        self.known.insert(ask, table);
+        self.keep(ask, table);
     }
+}
+
+fn distinct(slots: &[u32]) -> Vec<u32> {
+    let mut slots = slots.to_vec();
+    slots.sort_unstable();
+    slots.dedup();
+    slots
 }

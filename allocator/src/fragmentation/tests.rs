@@ -1,5 +1,7 @@
 //! What is learnt, and where it sends pods. Text in, text out, as [`crate::fixture`] reads and writes it.
 
+use std::collections::BTreeSet;
+
 use crate::Mix;
 use crate::fixture::{answer, cluster, demand};
 
@@ -38,6 +40,40 @@ fn a_whole_node_is_kept_for_pods_that_want_one() {
     let nodes = "node-a: gpu-0 16/16, gpu-1 16/16\nnode-b: gpu-0 16/16, gpu-1 6/16";
     check(nodes, &["memory=6", "all count=2"], "memory=6", "node-b/gpu-1");
     check(nodes, &["memory=6"], "memory=4", "node-b/gpu-0");
+}
+
+#[test]
+fn empty_nodes_stay_empty_while_few_pods_want_one() {
+    let kinds = [
+        ("memory=81", 6),
+        ("memory=47", 5),
+        ("memory=32", 3),
+        ("all", 3),
+        ("memory=65", 2),
+        ("memory=23", 2),
+        ("memory=46", 2),
+        ("memory=59", 1),
+    ];
+    let seen = || kinds.iter().flat_map(|(ask, times)| std::iter::repeat_n(*ask, *times));
+    let mut mix = Mix::default();
+    for _ in 0..20 {
+        seen().for_each(|ask| mix.arrived(&demand(ask)));
+    }
+    mix.arrived(&demand("all count=8"));
+    mix.draw();
+    let gpus = (0..8).map(|g| format!("gpu-{g} 100/100")).collect::<Vec<_>>().join(", ");
+    let nodes: Vec<String> = (0..60).map(|n| format!("node-{n:02}: {gpus}")).collect();
+    let mut cluster = cluster(&nodes.join("\n"));
+    cluster.learn(&mix);
+    let mut used = BTreeSet::new();
+    for (n, ask) in seen().cycle().step_by(7).take(60).enumerate() {
+        let ask = demand(&format!("{ask} node=LeastFragmentation gpu=LeastFragmentation"));
+        let placed = cluster.plan(&ask).unwrap();
+        cluster.hold_claim(&n.to_string(), placed.shares.iter().map(|s| s.on(&placed.node)).collect());
+        used.insert(placed.node);
+    }
+    // Sixty pods that ask for the GPUs of five nodes: by what fits the sequences alone, hardly two of them met.
+    assert!(used.len() <= 10, "{used:?}");
 }
 
 #[test]

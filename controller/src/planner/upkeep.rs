@@ -19,6 +19,9 @@ use crate::{WRITE_DEADLINE, allocation, pod};
 
 /// So long a pod may stay unschedulable with our allocation before it is planned anew.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// So long a pod of a scheduler of another name may be neither bound nor refused before its GPUs are given back, and so long it
+/// then waits; that doubles up to the last. kube-scheduler is waited for: while it is not there nobody else is bound either.
+const UNHEARD: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(3600));
 /// A binding in flight reads its claim again; until it has, nothing is written for another node.
 pub(super) const REST: Duration = Duration::from_secs(2);
 /// First penalty of a node for a pod; it doubles up to the last.
@@ -37,6 +40,8 @@ const UNUSED: Duration = Duration::from_secs(5);
 pub(super) struct Upkeep {
     /// Pods (UIDs) the scheduler would not take, since when.
     refused: HashMap<String, Instant>,
+    /// Pods (UIDs) of which another scheduler says nothing, since when, and how often their GPUs were given back for it.
+    unheard: HashMap<String, (Instant, u32)>,
     /// Pods (UIDs) that are not planned before.
     resting: HashMap<String, Instant>,
     /// Pod and node: not before, and how often so far.
@@ -118,6 +123,7 @@ impl Upkeep {
     /// Forgets objects that are gone.
     pub(super) fn keep_only(&mut self, alive: &HashSet<&str>) {
         self.refused.retain(|uid, _| alive.contains(uid.as_str()));
+        self.unheard.retain(|uid, _| alive.contains(uid.as_str()));
         self.resting.retain(|uid, _| alive.contains(uid.as_str()));
         self.penalties.retain(|(uid, _), _| alive.contains(uid.as_str()));
         self.unused.retain(|uid, _| alive.contains(uid.as_str()));
@@ -146,13 +152,37 @@ impl Planner {
         }
         if !pod::is_refused(pod) || pod::nominated(pod).is_some() {
             self.upkeep.refused.remove(&uid);
-            return;
+            return self.listen(pod, &claims, now);
         }
+        self.upkeep.unheard.remove(&uid);
         let since = *self.upkeep.refused.entry(uid).or_insert(now);
         if now.duration_since(since) >= PATIENCE && !claims.iter().any(|c| claim::is_reserved(c)) {
             let why = scheduler_message(pod);
             self.let_go(pod, node, &why, now);
         }
+    }
+
+    /// Gives back what a pod holds whose scheduler seems not to be there: nobody ever says that it cannot run.
+    fn listen(&mut self, pod: &Arc<Pod>, claims: &[Arc<ResourceClaim>], now: Instant) {
+        let Some(scheduler) = pod::other_scheduler(pod).filter(|_| pod::nominated(pod).is_none()) else {
+            return;
+        };
+        let uid = pod.uid().unwrap_or_default();
+        let (since, times) = self.upkeep.unheard.entry(uid.clone()).or_insert((now, 0));
+        if now.saturating_duration_since(*since) < UNHEARD.0 || claims.iter().any(|c| model::is_reserved(c)) {
+            return;
+        }
+        let pause = UNHEARD.0.saturating_mul(1 << (*times).min(10)).min(UNHEARD.1);
+        (*since, *times) = (now + pause, *times + 1);
+        let note = format!(
+            "spec.schedulerName: {scheduler:?} has neither bound the pod nor refused it in {} s, so that its GPUs are given \
+             back; it is planned again in {} s. Is that scheduler running, and does it know resource claims?",
+            UNHEARD.0.as_secs(),
+            pause.as_secs()
+        );
+        self.say(reference(&**pod), Saying::warning("NoScheduler", note));
+        self.release(pod, now);
+        self.upkeep.resting.insert(uid, now + pause);
     }
 
     pub(super) fn take_gate(&mut self, pod: &Arc<Pod>, now: Instant) {

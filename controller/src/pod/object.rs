@@ -52,6 +52,8 @@ pub struct PodSpec {
     pub priority: Option<i32>,
     /// Claims it names.
     pub resource_claims: Option<Vec<PodResourceClaim>>,
+    /// Who binds it.
+    pub scheduler_name: Option<Box<str>>,
     /// What holds it back.
     pub scheduling_gates: Option<Vec<PodSchedulingGate>>,
     /// Taints of nodes it does not mind.
@@ -175,6 +177,8 @@ impl Pod {
             spec.init_containers.iter_mut().for_each(|containers| alike.containers.share(containers));
             spec.affinity.iter_mut().for_each(|affinity| alike.affinities.share(affinity));
             spec.tolerations.iter_mut().for_each(|tolerations| alike.tolerations.share(tolerations));
+            // Nearly every pod has the usual one.
+            spec.scheduler_name.take_if(|name| **name == *super::DEFAULT_SCHEDULER);
         }
         if let Some(conditions) = self.status.as_mut().and_then(|s| s.conditions.as_mut()) {
             conditions.retain(|c| c.type_ == "PodScheduled" && c.status != "True");
@@ -193,7 +197,7 @@ mod tests {
         let given = json!({
             "metadata": {"name": "p", "labels": {"app": "a"}, "annotations": {"keep": "1", "drop": "2"}},
             "spec": {
-                "nodeName": "n", "tolerations": [{"key": "k"}], "priority": 7,
+                "nodeName": "n", "schedulerName": "default-scheduler", "tolerations": [{"key": "k"}], "priority": 7,
                 "volumes": [{"name": "token", "projected": {}},
                             {"name": "data", "persistentVolumeClaim": {"claimName": "c"}}],
                 "containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": "1"}, "limits": {}}}],
@@ -206,6 +210,7 @@ mod tests {
         let of = |value: serde_json::Value, at: &str| value.pointer(at).cloned().unwrap_or_default();
         let left = serde_json::to_value(&pod).unwrap();
         assert_eq!(of(left.clone(), "/metadata/annotations"), json!({"keep": "1"}));
+        assert_eq!(of(left.clone(), "/spec/schedulerName"), json!(null));
         assert_eq!(of(left.clone(), "/metadata/labels"), json!({"app": "a"}));
         assert_eq!(of(left.clone(), "/spec/containers/0/resources/requests/cpu"), json!("1"));
         assert_eq!(of(left.clone(), "/spec/volumes/0/persistentVolumeClaim/claimName"), json!("c"));

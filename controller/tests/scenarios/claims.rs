@@ -143,6 +143,57 @@ async fn all_means_every_gpu_of_the_node_or_none() {
     assert!(cluster.gpus("q").is_empty(), "a node some of whose GPUs are taken has not all of them");
 }
 
+#[tokio::test(start_paused = true)]
+async fn eight_gpus_are_eight_of_one_node() {
+    let cluster = Cluster::with(&[("node-a", 4), ("node-b", 8), ("node-c", 4)]);
+    cluster.api.create(template("eight", "7500Mi").set(&format!("{EXACTLY}/count"), 8));
+    cluster.api.create(template("whole", ""));
+    let _controller = cluster.controller().await;
+    cluster.api.create(pod("p", &["eight"]));
+    cluster.idle().await;
+    assert_eq!(cluster.bound("p").as_deref(), Some("node-b"));
+    let want: Vec<String> = (0..8).map(|gpu| format!("node-b/gpu-node-b-{gpu}")).collect();
+    assert_eq!(cluster.gpus("p"), want);
+    // Halves of the same eight are still to be had; with one of them whole for somebody else they are not.
+    cluster.api.create(pod("q", &["eight"]));
+    cluster.idle().await;
+    assert_eq!(cluster.gpus("q"), want);
+    cluster.delete_pod("p");
+    cluster.delete_pod("q");
+    cluster.idle().await;
+    cluster.api.create(
+        pod("one", &["whole"]).set("/spec/nodeSelector", json!({"kubernetes.io/hostname": "node-b"})),
+    );
+    cluster.idle().await;
+    assert_eq!(cluster.bound("one").as_deref(), Some("node-b"));
+    cluster.api.create(pod("r", &["eight"]));
+    sleep(5).await;
+    assert!(cluster.gpus("r").is_empty());
+    let why = &cluster.notes("r", "NotPlaced")[0];
+    assert!(why.contains("0/16 GPUs: 15 NotEnoughGpus, 1 InsufficientMemory"), "{why}");
+    cluster.check_capacity();
+}
+
+#[tokio::test(start_paused = true)]
+async fn eight_gpus_of_several_nodes_are_not_eight() {
+    let cluster = Cluster::with(&[("node-a", 4), ("node-b", 7)]);
+    cluster.api.create(template("eight", "1Gi").set(&format!("{EXACTLY}/count"), 8));
+    cluster.api.create(template("small", "1Gi"));
+    let _controller = cluster.controller().await;
+    cluster.api.create(pod("p", &["eight"]));
+    cluster.api.create(pod("small", &["small"]));
+    sleep(30).await;
+    assert!(cluster.gpus("p").is_empty(), "nothing is held in part");
+    assert_eq!(cluster.bound("p"), None);
+    let why = &cluster.notes("p", "NotPlaced")[0];
+    assert!(why.contains("0/11 GPUs: 11 NotEnoughGpus"), "{why}");
+    assert!(cluster.bound("small").is_some(), "who is behind it goes on");
+    cluster.add_node("node-c", 8);
+    cluster.idle().await;
+    assert_eq!(cluster.bound("p").as_deref(), Some("node-c"));
+    assert_eq!(cluster.gpus("p").len(), 8);
+}
+
 /// Gives GPU i of a node NUMA node i / 2.
 fn numa(cluster: &Cluster, node: &str) {
     let found: GpuNode = cluster.api.get("", node).expect("it is there");

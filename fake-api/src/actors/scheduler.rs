@@ -15,6 +15,9 @@ use super::{CLAIMS, Task, claim_name, is_done, is_going, key, list, on_change, r
 use crate::server::FakeApi;
 use crate::store::Key;
 
+/// Name of the scheduler of pods that name none.
+const DEFAULT: &str = "default-scheduler";
+
 /// What the scheduler is told to do, at any time.
 #[derive(Debug, Clone, Default)]
 pub struct SchedulerRules {
@@ -37,6 +40,7 @@ pub struct Scheduler {
 
 struct Attempt {
     api: FakeApi,
+    name: &'static str,
     rules: SchedulerRules,
     binding: Arc<Mutex<BTreeMap<Key, (String, Room)>>>,
 }
@@ -78,13 +82,18 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Scheduler {
-    /// Starts it.
+    /// Starts the one whose pods name none.
     pub fn start(api: &FakeApi) -> Self {
+        Self::start_as(api, DEFAULT)
+    }
+
+    /// Starts the one of pods with this `schedulerName`.
+    pub fn start_as(api: &FakeApi, name: &'static str) -> Self {
         let rules: Arc<Mutex<SchedulerRules>> = Arc::default();
         let (seen, told, binding) = (api.clone(), rules.clone(), Arc::default());
         let task = on_change(api, move || {
             let rules = lock(&told).clone();
-            Attempt { api: seen.clone(), rules, binding: Arc::clone(&binding) }.pass();
+            Attempt { api: seen.clone(), name, rules, binding: Arc::clone(&binding) }.pass();
         });
         Self { rules, api: api.clone(), _task: task }
     }
@@ -101,8 +110,13 @@ impl Attempt {
         if self.rules.stopped {
             return;
         }
+        let scheduler = |p: &Value| match text(&p["spec"]["schedulerName"]) {
+            "" => DEFAULT.to_owned(),
+            name => name.to_owned(),
+        };
         let waits = |p: &Arc<Value>| {
-            text(&p["spec"]["nodeName"]).is_empty()
+            scheduler(p) == self.name
+                && text(&p["spec"]["nodeName"]).is_empty()
                 && list(&p["spec"]["schedulingGates"]).is_empty()
                 && !is_going(p)
                 && !is_done(p)
