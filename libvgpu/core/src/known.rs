@@ -91,7 +91,8 @@ impl<T: Table> Known<T> {
             self.shard(address)?.with(|_| self.newest.take(address, Some(context))).map(Allocation::from)
         });
         let mut removed: Vec<Allocation> = newest.collect();
-        removed.extend(self.shards.iter().flat_map(|shard| shard.with(|table| table.remove_context(context))));
+        removed
+            .extend(self.shards.iter().flat_map(|shard| shard.with(|table| table.remove_context(context))));
         removed
     }
 }

@@ -108,14 +108,14 @@ impl Cell {
 /// The cells of a process.
 #[derive(Debug)]
 pub struct Newest {
-    cells: [Cell; CELLS],
+    cells: Box<[Cell]>,
     /// Cells that have an owner.
     used: AtomicU64,
 }
 
 impl Default for Newest {
     fn default() -> Self {
-        Self { cells: std::array::from_fn(|_| Cell::default()), used: AtomicU64::default() }
+        Self { cells: (0..CELLS).map(|_| Cell::default()).collect(), used: AtomicU64::default() }
     }
 }
 

@@ -59,6 +59,7 @@ fn rounds() -> anyhow::Result<()> {
             ["alloc", live] => {
                 allocations(live.parse()?, BATCHES, || driver.alloc(BYTES), |address| driver.free(address))?
             }
+            ["alloc-older"] => older(&driver)?,
             ["hami-alloc", live] => {
                 let (live, books) = (live.parse()?, Books::default());
                 let alloc = || books.alloc(BYTES as u64, 8 << 30, || driver.alloc(BYTES));
@@ -141,6 +142,19 @@ fn allocations(
     for address in kept {
         ensure!(free(address) == 0, "cuMemFree fails");
     }
+    Ok(summary(vec![all]))
+}
+
+/// Pairs of an allocation and the free of the one before it.
+fn older(driver: &Driver) -> anyhow::Result<Summary> {
+    let mut before = driver.alloc(BYTES).map_err(|code| anyhow::anyhow!("cuMemAlloc: {code}"))?;
+    let all = batches(BATCHES, || {
+        if let Ok(address) = driver.alloc(BYTES) {
+            black_box(driver.free(before));
+            before = address;
+        }
+    });
+    ensure!(driver.free(before) == 0, "cuMemFree fails");
     Ok(summary(vec![all]))
 }
 
