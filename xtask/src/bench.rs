@@ -19,7 +19,7 @@ struct Bench {
     what: &'static str,
     /// Package and bench of each of its programs.
     programs: &'static [(&'static str, &'static str)],
-    /// Packages whose libraries they load, built as they are: with optimisation.
+    /// Packages whose libraries they load and programs they start, built as they are: with optimisation.
     loads: &'static [&'static str],
 }
 
@@ -52,7 +52,15 @@ const BENCHES: [Bench; 6] = [
         name: "limiter",
         what: "what the limiter costs a program, and what metering measures; needs root",
         programs: &[("vgpu-cuda", "limiter"), ("vgpu-sim", "metering")],
-        loads: &["vgpu-cuda-shim", "vgpu-nvml-shim", "fake-cuda", "fake-nvml", "fake-nvidia-smi"],
+        loads: &[
+            "vgpu-cuda-shim",
+            "vgpu-nvml-shim",
+            "fake-cuda",
+            "fake-nvml",
+            "fake-nvidia-smi",
+            "fake-time",
+            "vgpu-workload",
+        ],
     },
     Bench {
         name: "throughput",

@@ -3,28 +3,37 @@
 //! Each measured process is this program once more, in a mount namespace with a share as a container has it, under the
 //! shim in front of the fake driver or under the fake driver alone. The driver's calls return at once. Both kinds take
 //! turns, and a value is the median over rounds of what the shim adds in one; `baseline` is the native call itself. Rows
-//! that begin with `baseline_` are HAMi-core's algorithm instead of the shim, in the native process.
+//! that begin with `baseline_` are HAMi-core's algorithm instead of the shim, in the native process. How long requests of a
+//! share with high priority take is measured in the fake GPU's time: `baseline` is how long they take alone.
 //!
 //! `--artifacts DIR` measures the libraries of that folder instead of those built with this program, `--only WORD` measures
 //! only calls in whose row's name the word is. Prints one JSON object (see `cargo xtask bench`).
 
+#[path = "../tests/turns/arbiter.rs"]
+mod arbiter;
 #[path = "../tests/bench/mod.rs"]
 mod bench;
 #[path = "limiter/driver.rs"]
 mod driver;
 #[path = "limiter/hami.rs"]
 mod hami;
+#[path = "../tests/turns/requests.rs"]
+mod requests;
+#[path = "../tests/turns/scene.rs"]
+mod scene;
 #[path = "limiter/tenant.rs"]
 mod tenant;
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, ensure};
 use serde_json::{Map, Value, json};
+use vgpu_core::compute::Priority;
 
 use bench::{Bench, MIB};
+use requests::{requests_alone, requests_beside};
 
 /// Rounds of each kind.
 const ROUNDS: usize = 25;
@@ -44,6 +53,11 @@ fn main() -> anyhow::Result<()> {
         && first == "tenant"
     {
         return tenant::run(what, rest);
+    }
+    if let [_, first, rest @ ..] = &arguments[..]
+        && first == "arbiter"
+    {
+        return arbiter::run(rest);
     }
     let option = |name: &str| {
         let at = arguments.iter().position(|a| a == name);
@@ -72,6 +86,7 @@ fn main() -> anyhow::Result<()> {
         starts(&limited, &mut metrics)?;
         let overshoot = overshoot(&Bench::described("gpus: [{model: T4}]", &artifacts, true)?)?;
         metrics.put("overshoot_bytes_8_processes", "bytes", overshoot, None, Some(0.0));
+        high(&artifacts, &mut metrics)?;
     }
     println!("{}", Value::Object(metrics.0));
     Ok(())
@@ -222,4 +237,14 @@ fn overshoot(bench: &Bench) -> anyhow::Result<f64> {
     let peak = bench.peak()?;
     ensure!(peak > LIMIT / 2, "they held {peak} bytes at most: that is no race");
     Ok(peak.saturating_sub(LIMIT) as f64)
+}
+
+/// How much longer requests of a share with high priority take beside kernels of 100 us of one with low priority.
+fn high(artifacts: &Path, metrics: &mut Metrics) -> anyhow::Result<()> {
+    let make = &|participants| Bench::in_virtual_time_of(participants, artifacts);
+    let ms = |nanos: u64| nanos as f64 / 1e6;
+    let alone = ms(requests_alone(make, "10")?);
+    let beside = ms(requests_beside(make, Priority::High, Priority::Low, "10")?.p99);
+    metrics.put("high_p99_over_alone_ms", "ms", beside - alone, Some(alone), Some(2.0));
+    Ok(())
 }
