@@ -244,7 +244,8 @@ fn high(artifacts: &Path, metrics: &mut Metrics) -> anyhow::Result<()> {
     let make = &|participants| Bench::in_virtual_time_of(participants, artifacts);
     let ms = |nanos: u64| nanos as f64 / 1e6;
     let alone = ms(requests_alone(make, "10")?);
-    let beside = ms(requests_beside(make, Priority::High, Priority::Low, "10")?.p99);
-    metrics.put("high_p99_over_alone_ms", "ms", beside - alone, Some(alone), Some(2.0));
+    let beside = requests_beside(make, Priority::High, Priority::Low, "10")?;
+    metrics.put("high_p99_over_alone_ms", "ms", ms(beside.p99) - alone, Some(alone), Some(2.0));
+    metrics.put("low_beside_high_percent", "percent", beside.kept, None, None);
     Ok(())
 }
