@@ -7,7 +7,7 @@
 //! share with high priority take is measured in the fake GPU's time: `baseline` is how long they take alone.
 //!
 //! `--artifacts DIR` measures the libraries of that folder instead of those built with this program, `--only WORD` measures
-//! only calls in whose row's name the word is. Prints one JSON object (see `cargo xtask bench`).
+//! only rows in whose name the word is. Prints one JSON object (see `cargo xtask bench`).
 
 #[path = "../tests/turns/arbiter.rs"]
 mod arbiter;
@@ -45,6 +45,12 @@ const RACERS: u64 = 8;
 /// Allocations and frees of all racers.
 const OPERATIONS: u64 = 100_000;
 
+// Rows that are no calls.
+const FIRST_CALL: &str = "first_call_extra_ms";
+const START: &str = "start_300_last_over_first";
+const OVERSHOOT: &str = "overshoot_bytes_8_processes";
+const HIGH: &str = "high_p99_over_alone_ms";
+
 const TIMELESS: &str = "gpus: [{model: T4}]\ntime: {mode: none}";
 
 fn main() -> anyhow::Result<()> {
@@ -63,7 +69,7 @@ fn main() -> anyhow::Result<()> {
         let at = arguments.iter().position(|a| a == name);
         at.map(|at| arguments.get(at + 1).with_context(|| format!("{name} wants a value"))).transpose()
     };
-    let only = option("--only")?;
+    let only = option("--only")?.map_or("", String::as_str);
     let artifacts = match option("--artifacts")? {
         Some(folder) => PathBuf::from(folder),
         None => {
@@ -80,12 +86,18 @@ fn main() -> anyhow::Result<()> {
     };
     let (native, limited) = (share(false)?, share(true)?);
     let mut metrics = Metrics::default();
-    calls(&native, &limited, only.map_or("", String::as_str), &mut metrics)?;
-    if only.is_none() {
+    calls(&native, &limited, only, &mut metrics)?;
+    if FIRST_CALL.contains(only) {
         first_calls(&native, &limited, &mut metrics)?;
+    }
+    if START.contains(only) {
         starts(&limited, &mut metrics)?;
+    }
+    if OVERSHOOT.contains(only) {
         let overshoot = overshoot(&Bench::described("gpus: [{model: T4}]", &artifacts, true)?)?;
-        metrics.put("overshoot_bytes_8_processes", "bytes", overshoot, None, Some(0.0));
+        metrics.put(OVERSHOOT, "bytes", overshoot, None, Some(0.0));
+    }
+    if HIGH.contains(only) {
         high(&artifacts, &mut metrics)?;
     }
     println!("{}", Value::Object(metrics.0));
@@ -198,7 +210,7 @@ fn first_calls(native: &Bench, limited: &Bench, metrics: &mut Metrics) -> anyhow
         extra.push((other - one) / 1e6);
         plain.push(one / 1e6);
     }
-    metrics.put("first_call_extra_ms", "ms", median(extra), Some(median(plain)), Some(0.2));
+    metrics.put(FIRST_CALL, "ms", median(extra), Some(median(plain)), Some(0.2));
     Ok(())
 }
 
@@ -215,7 +227,7 @@ fn last_over_first(bench: &Bench) -> anyhow::Result<f64> {
 
 fn starts(limited: &Bench, metrics: &mut Metrics) -> anyhow::Result<()> {
     let ratios: anyhow::Result<Vec<f64>> = (0..5).map(|_| last_over_first(limited)).collect();
-    metrics.put("start_300_last_over_first", "1", median(ratios?), None, Some(2.0));
+    metrics.put(START, "1", median(ratios?), None, Some(2.0));
     Ok(())
 }
 
@@ -245,7 +257,7 @@ fn high(artifacts: &Path, metrics: &mut Metrics) -> anyhow::Result<()> {
     let ms = |nanos: u64| nanos as f64 / 1e6;
     let alone = ms(requests_alone(make, "10")?);
     let beside = requests_beside(make, Priority::High, Priority::Low, "10")?;
-    metrics.put("high_p99_over_alone_ms", "ms", ms(beside.p99) - alone, Some(alone), Some(2.0));
+    metrics.put(HIGH, "ms", ms(beside.p99) - alone, Some(alone), Some(2.0));
     metrics.put("low_beside_high_percent", "percent", beside.kept, None, None);
     Ok(())
 }

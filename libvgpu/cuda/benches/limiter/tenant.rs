@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
 
-use crate::driver::Driver;
+use crate::driver::{Driver, load_needed};
 use crate::hami::{self, Books};
 
 /// Calls between two looks at the clock: at most half of what a thread may launch without asking, so that more than a
@@ -182,6 +182,7 @@ fn first() -> anyhow::Result<()> {
         driver.alloc(BYTES).map_err(|code| anyhow::anyhow!("cuMemAlloc: {code}"))?;
         Ok(driver)
     };
+    load_needed()?;
     timed(load).map(std::mem::forget)
 }
 
