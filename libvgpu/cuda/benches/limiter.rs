@@ -2,9 +2,10 @@
 //!
 //! Each measured process is this program once more, in a mount namespace with a share as a container has it, under the
 //! shim in front of the fake driver or under the fake driver alone. The driver's calls return at once. Both kinds take
-//! turns, and a value is the median over rounds of what the shim adds in one; `baseline` is the native call itself. Rows
-//! that begin with `baseline_` are HAMi-core's algorithm instead of the shim, in the native process. How long requests of a
-//! share with high priority take is measured in the fake GPU's time: `baseline` is how long they take alone.
+//! turns, as do kinds of calls, and a value is the median over rounds of what the shim adds in one; `baseline` is the
+//! native call itself. Rows that begin with `baseline_` are HAMi-core's algorithm instead of the shim, in the native
+//! process. How long requests of a share with high priority take is measured in the fake GPU's time: `baseline` is how long
+//! they take alone.
 //!
 //! `--artifacts DIR` measures the libraries of that folder instead of those built with this program, `--only WORD` measures
 //! only rows in whose name the word is. Prints one JSON object (see `cargo xtask bench`).
@@ -130,8 +131,10 @@ fn tenant(bench: &Bench, arguments: &[&str]) -> anyhow::Result<Command> {
 struct Rounds(Child);
 
 impl Rounds {
-    fn start(bench: &Bench) -> anyhow::Result<Self> {
-        let child = tenant(bench, &["rounds"])?.stdin(Stdio::piped()).spawn();
+    /// All on one processor, or where they like.
+    fn start(bench: &Bench, is_pinned: bool) -> anyhow::Result<Self> {
+        let arguments: &[&str] = if is_pinned { &["rounds", "pinned"] } else { &["rounds"] };
+        let child = tenant(bench, arguments)?.stdin(Stdio::piped()).spawn();
         Ok(Self(child.context("cannot start unshare")?))
     }
 
@@ -153,46 +156,86 @@ impl Drop for Rounds {
     }
 }
 
-fn calls(native: &Bench, limited: &Bench, only: &str, metrics: &mut Metrics) -> anyhow::Result<()> {
-    let (mut native, mut limited) = (Rounds::start(native)?, Rounds::start(limited)?);
-    for (what, name, goal) in [
-        ("launch 1", "launch_extra_ns_1_threads", Some(2.0)),
-        ("launch 2", "launch_extra_ns_2_threads", Some(2.0)),
-        ("launch 8", "launch_extra_ns_8_threads", Some(4.0)),
-        ("alloc 0", "alloc_free_extra_ns_0_live", Some(60.0)),
-        ("alloc 50000", "alloc_free_extra_ns_50000_live", Some(60.0)),
-        ("alloc-older", "alloc_free_older_extra_ns", None),
-        ("info", "mem_get_info_extra_ns", Some(20.0)),
-    ]
-    .into_iter()
-    .filter(|(_, name, _)| name.contains(only))
-    {
+/// A kind of call, and what it took in each round.
+struct Row {
+    /// What the processes are told to do.
+    what: &'static str,
+    name: &'static str,
+    goal: Option<f64>,
+    /// What the shim adds, and on average.
+    extra: Vec<f64>,
+    amortised: Vec<f64>,
+    /// The driver alone.
+    plain: Vec<f64>,
+    /// What HAMi-core's algorithm adds.
+    hami: Vec<f64>,
+}
+
+const CALLS: [(&str, &str, Option<f64>); 7] = [
+    ("launch 1", "launch_extra_ns_1_threads", Some(2.0)),
+    ("launch 2", "launch_extra_ns_2_threads", Some(2.0)),
+    ("launch 8", "launch_extra_ns_8_threads", Some(4.0)),
+    ("alloc 0", "alloc_free_extra_ns_0_live", Some(60.0)),
+    ("alloc 50000", "alloc_free_extra_ns_50000_live", Some(60.0)),
+    ("alloc-older", "alloc_free_older_extra_ns", None),
+    ("info", "mem_get_info_extra_ns", Some(20.0)),
+];
+
+impl Row {
+    fn of((what, name, goal): (&'static str, &'static str, Option<f64>)) -> Self {
+        let none = Vec::new;
+        Self { what, name, goal, extra: none(), amortised: none(), plain: none(), hami: none() }
+    }
+
+    fn is_launch(&self) -> bool {
+        self.what.starts_with("launch")
+    }
+
+    fn measure(&mut self, native: &mut Rounds, limited: &mut Rounds) -> anyhow::Result<()> {
         // Of launches, those with credit left; what asking adds is in the amortised cost.
-        let place = usize::from(!what.starts_with("launch"));
-        let (mut extra, mut plain, mut amortised) = (Vec::new(), Vec::new(), Vec::new());
-        let mut hami = Vec::new();
-        for round in 0..ROUNDS {
-            let (one, other) = (native.round(what)?, limited.round(what)?);
-            // Its list takes a tenth of a millisecond to search when 50,000 are live: fewer rounds tell as much.
-            let wanted =
-                if what == "alloc 50000" { round < 1 } else { !matches!(what, "info" | "alloc-older") };
-            if wanted {
-                hami.push(native.round(&format!("hami-{what}"))?[place] - one[place]);
-            }
-            extra.push(other[place] - one[place]);
-            plain.push(one[place]);
-            amortised.push(other[2] - one[2]);
+        let place = usize::from(!self.is_launch());
+        let (one, other) = (native.round(self.what)?, limited.round(self.what)?);
+        // Its list takes a tenth of a millisecond to search when 50,000 are live: one round tells as much.
+        let wanted = match self.what {
+            "alloc 50000" => self.hami.is_empty(),
+            what => !matches!(what, "info" | "alloc-older"),
+        };
+        if wanted {
+            self.hami.push(native.round(&format!("hami-{}", self.what))?[place] - one[place]);
         }
-        let plain = median(plain);
-        metrics.put(name, "ns", median(extra), Some(plain), goal);
-        if !hami.is_empty() {
-            metrics.put(&format!("baseline_{name}"), "ns", median(hami), Some(plain), None);
+        self.extra.push(other[place] - one[place]);
+        self.plain.push(one[place]);
+        self.amortised.push(other[2] - one[2]);
+        Ok(())
+    }
+
+    fn report(self, metrics: &mut Metrics) {
+        let plain = Some(median(self.plain));
+        metrics.put(self.name, "ns", median(self.extra), plain, self.goal);
+        if !self.hami.is_empty() {
+            metrics.put(&format!("baseline_{}", self.name), "ns", median(self.hami), plain, None);
         }
-        if what.starts_with("launch") {
-            let name = name.replace("extra", "amortised_extra");
-            metrics.put(&name, "ns", median(amortised), Some(plain), None);
+        if self.what.starts_with("launch") {
+            let name = self.name.replace("extra", "amortised_extra");
+            metrics.put(&name, "ns", median(self.amortised), plain, None);
         }
     }
+}
+
+fn calls(native: &Bench, limited: &Bench, only: &str, metrics: &mut Metrics) -> anyhow::Result<()> {
+    // Processors of one machine are not equally fast at a moment: what is one thread's is measured on one of them.
+    let mut pinned = (Rounds::start(native, true)?, Rounds::start(limited, true)?);
+    let mut free = (Rounds::start(native, false)?, Rounds::start(limited, false)?);
+    let mut rows: Vec<Row> = CALLS.into_iter().filter(|call| call.1.contains(only)).map(Row::of).collect();
+    // Nor at all moments: each kind of call is measured over the whole time.
+    for _ in 0..ROUNDS {
+        for row in &mut rows {
+            let is_free = matches!(row.what, "launch 2" | "launch 8");
+            let (native, limited) = if is_free { &mut free } else { &mut pinned };
+            row.measure(native, limited)?;
+        }
+    }
+    rows.into_iter().for_each(|row| row.report(metrics));
     Ok(())
 }
 

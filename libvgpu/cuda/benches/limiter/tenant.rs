@@ -8,6 +8,7 @@ use std::sync::Barrier;
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::driver::{Driver, load_needed};
 use crate::hami::{self, Books};
@@ -26,7 +27,12 @@ pub(crate) fn run(what: &str, arguments: &[String]) -> anyhow::Result<()> {
         arguments.get(at).with_context(|| format!("{what} wants more arguments"))?.parse().context("a number")
     };
     match what {
-        "rounds" => rounds(),
+        "rounds" => {
+            if arguments.iter().any(|argument| argument == "pinned") {
+                pin()?;
+            }
+            rounds()
+        }
         "first" => first(),
         "start" => start(number(0)?),
         "wait" => {
@@ -43,6 +49,15 @@ pub(crate) fn run(what: &str, arguments: &[String]) -> anyhow::Result<()> {
         "race" => race(number(0)?, number(1)?, number(2)?),
         other => bail!("no tenant does {other:?}"),
     }
+}
+
+/// Keeps this process on the last of the processors it may use: the first one has more interrupts to handle.
+fn pin() -> anyhow::Result<()> {
+    let may = sched_getaffinity(None)?;
+    let last = (0..CpuSet::MAX_CPU).rev().find(|cpu| may.is_set(*cpu)).context("no processor")?;
+    let mut only = CpuSet::new();
+    only.set(last);
+    Ok(sched_setaffinity(None, &only)?)
 }
 
 /// Does what each line of the input says, and answers with a line of numbers.
