@@ -5,12 +5,13 @@ from ctypes import byref, c_float, c_int, c_size_t, c_uint64, c_void_p
 
 OUT_OF_MEMORY = 2
 
-# Its length does not depend on a clock that runs on while another context has the GPU.
+# Its length does not depend on a clock that runs on while another context has the GPU. The fake driver runs a kernel of this
+# name for as many nanoseconds as its first parameter says: there a step is a nanosecond.
 PTX = b"""
 .version 6.0
 .target sm_50
 .address_size 64
-.visible .entry work(.param .u64 steps, .param .u64 out)
+.visible .entry spin(.param .u64 steps, .param .u64 out)
 {
     .reg .u64 %n, %i, %x, %to;
     .reg .pred %more;
@@ -99,7 +100,7 @@ class Work:
     def __init__(self, cuda):
         self.cuda, self.module, self.function = cuda, c_void_p(), c_void_p()
         cuda.call("cuModuleLoadData", byref(self.module), PTX)
-        cuda.call("cuModuleGetFunction", byref(self.function), self.module, b"work")
+        cuda.call("cuModuleGetFunction", byref(self.function), self.module, b"spin")
         self.out = c_uint64(cuda.alloc(512))
 
     def launch(self, steps, stream=None):

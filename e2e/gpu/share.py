@@ -66,9 +66,11 @@ class Node:
             (self.libraries / name).symlink_to(built)
             (self.libraries / other).symlink_to(real_library(name))
         # Fakes look for their GPUs above the folder of their libraries.
-        for name in ("gpus", "dev") if DRIVER else ():
-            if (pathlib.Path(DRIVER).parent / name).exists():
-                (self.root / name).symlink_to(pathlib.Path(DRIVER).resolve().parent / name)
+        above = pathlib.Path(DRIVER).resolve().parent if DRIVER else self.root
+        self.is_fake = (above / "gpus").exists()
+        for name in ("gpus", "dev") if self.is_fake else ():
+            if (above / name).exists():
+                (self.root / name).symlink_to(above / name)
         self.count = 0
 
     def container(self, uuid, **what):

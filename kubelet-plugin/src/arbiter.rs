@@ -17,6 +17,7 @@ use std::time::Duration;
 use prometheus_client::metrics::counter::Counter;
 use rustix::fs::inotify;
 use tokio::sync::oneshot;
+use vgpu_api::Oversubscription;
 use vgpu_arbiter::seat::Files;
 use vgpu_arbiter::{Arbitration, Clock, Fds, Member, Monotonic};
 
@@ -133,7 +134,7 @@ fn after(now: u64, time: Duration) -> u64 {
 }
 
 /// Every share with a limiter.
-fn members(state: &State) -> Vec<Member> {
+pub(crate) fn members(state: &State) -> Vec<Member> {
     let prepared = state.prepared();
     let claims = prepared.claims.iter();
     let shares = claims.flat_map(|(uid, claim)| claim.shares.iter().map(move |share| (uid, share)));
@@ -142,7 +143,12 @@ fn members(state: &State) -> Vec<Member> {
         .map(|(uid, share)| {
             let paths = SharePaths::new(&state.paths().share_dir, uid, &share.share_id);
             let files = Files { limits: paths.limits, usage: paths.usage, bell: paths.bell };
-            Member { gpu: share.uuid.clone(), name: format!("{uid}/{}", share.share_id), files }
+            Member {
+                gpu: share.uuid.clone(),
+                name: format!("{uid}/{}", share.share_id),
+                files,
+                oversubscribed: share.cores_oversubscription == Oversubscription::Allowed,
+            }
         })
         .collect()
 }

@@ -12,15 +12,17 @@ use std::process::{ExitCode, Stdio};
 use anyhow::{Context, bail, ensure};
 use serde_json::{Map, Value};
 
-use crate::{cargo, demo};
+use crate::{cargo, demo, limiter};
 
 struct Bench {
     name: &'static str,
     what: &'static str,
     /// Package and bench of each of its programs.
     programs: &'static [(&'static str, &'static str)],
-    /// Packages whose libraries they load, built as they are: with optimisation.
+    /// Packages whose libraries they load and programs they start, built as they are: with optimisation.
     loads: &'static [&'static str],
+    /// Whether they load the limiter's files as they are shipped, where those can be built.
+    shipped: bool,
 }
 
 const BENCHES: [Bench; 6] = [
@@ -29,36 +31,50 @@ const BENCHES: [Bench; 6] = [
         what: "time of one placement decision, memory per GPU",
         programs: &[("vgpu-allocator", "allocator")],
         loads: &[],
+        shipped: false,
     },
     Bench {
         name: "placement",
         what: "GPU allocation on published traces, by policy; takes minutes",
         programs: &[("vgpu-allocator", "placement")],
         loads: &[],
+        shipped: false,
     },
     Bench {
         name: "prepare",
         what: "time of preparing and unpreparing a claim on a node, without the API read",
         programs: &[("vgpu-kubelet-plugin", "prepare")],
         loads: &[],
+        shipped: false,
     },
     Bench {
         name: "metering",
         what: "GPU time tenants get on a simulated GPU, beside HAMi-core's method",
         programs: &[("vgpu-sim", "metering")],
         loads: &[],
+        shipped: false,
     },
     Bench {
         name: "limiter",
         what: "what the limiter costs a program, and what metering measures; needs root",
         programs: &[("vgpu-cuda", "limiter"), ("vgpu-sim", "metering")],
-        loads: &["vgpu-cuda-shim", "vgpu-nvml-shim", "fake-cuda", "fake-nvml", "fake-nvidia-smi"],
+        loads: &[
+            "vgpu-cuda-shim",
+            "vgpu-nvml-shim",
+            "fake-cuda",
+            "fake-nvml",
+            "fake-nvidia-smi",
+            "fake-time",
+            "vgpu-workload",
+        ],
+        shipped: true,
     },
     Bench {
         name: "throughput",
         what: "pods bound per second on a real control plane, beside kube-scheduler's own allocation; takes half an hour",
         programs: &[("vgpu-e2e", "throughput")],
         loads: &[],
+        shipped: false,
     },
 ];
 
@@ -103,10 +119,11 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<ExitCode> {
             let packages = bench.loads.iter().flat_map(|package| ["--package", package]);
             cargo::run(&["build", "--release"].into_iter().chain(packages).collect::<Vec<_>>())?;
         }
+        let environment = if bench.shipped { limiter::build()?.environment() } else { Vec::new() };
         for (package, name) in bench.programs.iter().filter(|program| done.insert(**program)) {
             let metrics = match *name {
                 "throughput" => measure_on_cluster(name)?,
-                _ => measure(name, &["--package", package], &options)?,
+                _ => measure(name, &["--package", package], &options, &environment)?,
             };
             print_table(&metrics);
             all.extend(metrics);
@@ -129,15 +146,21 @@ fn measure_on_cluster(name: &str) -> anyhow::Result<Map<String, Value>> {
     cargo::run(&["build", "--release", "--workspace", "--bin", "vgpu-controller"])?;
     let built = cargo::artifacts()?.with_file_name("release");
     let options = ["--controller".into(), built.join("vgpu-controller").into()];
-    measure(name, &["--workspace", "--profile", "dev"], &options)
+    measure(name, &["--workspace", "--profile", "dev"], &options, &[])
 }
 
-fn measure(name: &str, how: &[&str], options: &[OsString]) -> anyhow::Result<Map<String, Value>> {
+fn measure(
+    name: &str,
+    how: &[&str],
+    options: &[OsString],
+    environment: &[(String, OsString)],
+) -> anyhow::Result<Map<String, Value>> {
     let out = cargo::command()
         .arg("bench")
         .args(how)
         .args(["--bench", name, "--"])
         .args(options)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stderr(Stdio::inherit())
         .output()
         .context("cannot start cargo")?;

@@ -73,8 +73,8 @@ impl State {
             check_usable(gpu, want, &self.node)?;
             let (memory, cores) = asked.entry(&gpu.uuid).or_default();
             fits(checkpoint, gpu, want, (*memory, *cores))?;
-            *memory += on_gpu(want.memory, want.oversubscription);
-            *cores += booked(want.cores, want.cores_oversubscription);
+            *memory += firm(want.memory, want.oversubscription);
+            *cores += firm(want.cores, want.cores_oversubscription);
         }
         Ok(entry)
     }
@@ -227,20 +227,13 @@ pub(super) fn capacity(gpu: &Gpu) -> u64 {
     u64::try_from(gpu.memory_mib).unwrap_or(0).saturating_mul(MIB)
 }
 
-/// Bytes that are on the GPU for certain: what may move takes what others leave. That there are not too many of those is
-/// the admin's to say and the controller's to see to.
-fn on_gpu(memory: u64, oversubscription: Oversubscription) -> u64 {
+/// What of an amount of memory or cores is there for certain. Memory that may move takes what others leave, and cores that may
+/// be promised twice what others do not use; how much of both may be promised is the admin's to say and the controller's to
+/// see to.
+fn firm<T: Default>(amount: T, oversubscription: Oversubscription) -> T {
     match oversubscription {
-        Oversubscription::Forbidden => memory,
-        Oversubscription::Allowed => 0,
-    }
-}
-
-/// Cores that are there for certain. How many may be promised beside them is the admin's to say and the controller's to see to.
-fn booked(cores: u32, oversubscription: Oversubscription) -> u32 {
-    match oversubscription {
-        Oversubscription::Forbidden => cores,
-        Oversubscription::Allowed => 0,
+        Oversubscription::Forbidden => amount,
+        Oversubscription::Allowed => T::default(),
     }
 }
 
@@ -249,8 +242,8 @@ fn fits(checkpoint: &Checkpoint, gpu: &Gpu, want: &WantedShare, own: (u64, u32))
     let (mut memory, mut cores) = own;
     let mut holders: BTreeSet<String> = BTreeSet::new();
     for (_, claim, share) in checkpoint.shares_on(&gpu.uuid, "").filter(|(.., s)| !s.looks_only()) {
-        memory = memory.saturating_add(on_gpu(share.memory, share.oversubscription));
-        cores = cores.saturating_add(booked(share.cores, share.cores_oversubscription));
+        memory = memory.saturating_add(firm(share.memory, share.oversubscription));
+        cores = cores.saturating_add(firm(share.cores, share.cores_oversubscription));
         holders.insert(format!("{}/{}", claim.namespace, claim.name));
     }
     let holders = if holders.is_empty() {
@@ -268,12 +261,12 @@ fn fits(checkpoint: &Checkpoint, gpu: &Gpu, want: &WantedShare, own: (u64, u32))
         })
     };
     let free = capacity(gpu).saturating_sub(memory);
-    let need = on_gpu(want.memory, want.oversubscription);
+    let need = firm(want.memory, want.oversubscription);
     if need > free {
         return refuse("memory", Quantity::bytes(need).to_string(), Quantity::bytes(free).to_string());
     }
     let free = 100u32.saturating_sub(cores);
-    let need = booked(want.cores, want.cores_oversubscription);
+    let need = firm(want.cores, want.cores_oversubscription);
     if need > free {
         return refuse("cores", need.to_string(), free.to_string());
     }

@@ -9,6 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use vgpu_api::{Enforcement, Gpu, Health, MIB, Oversubscription, Priority};
+use vgpu_core::limits;
 
 use super::*;
 use crate::cdi;
@@ -261,6 +262,12 @@ fn time_that_may_be_promised_twice_takes_none_from_those_who_have_booked_it() {
     };
     plugin.prepare(&claim("u"), &[soft("s"), soft("t")]).unwrap();
     plugin.prepare(&claim("v"), &[share("w", "gpu-aa", 1000, 80)]).unwrap();
+    // Turns follow that, and caps do not.
+    let members = crate::arbiter::members(&plugin);
+    let told: Vec<_> = members.iter().map(|m| (m.name.as_str(), m.oversubscribed)).collect();
+    assert_eq!(told, [("u/s", true), ("u/t", true), ("v/w", false)]);
+    let cores = members.iter().map(|m| limits::decode(&fs::read(&m.files.limits).unwrap()).unwrap().cores);
+    assert_eq!(cores.collect::<Vec<_>>(), [60, 60, 80]);
     let message = refusal(plugin.prepare(&claim("x"), &[share("y", "gpu-aa", 1000, 30)]));
     assert!(message.starts_with("gpu-aa has 20 of cores left and the share needs 30"), "{message}");
 }

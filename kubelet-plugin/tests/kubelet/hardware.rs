@@ -1,7 +1,10 @@
 //! GPUs that break, and GPUs that others hand out.
 
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use serde_json::{Value, json};
+use vgpu_api::{GpuNode, GpuNodeSpec, GpuPolicySpec, names};
+use vgpu_controller::args::Allocator;
+use vgpu_controller::slice;
 
 use crate::api::{NODES, SLICES};
 use crate::node::{NAME, Node, until};
@@ -69,6 +72,29 @@ pub(crate) async fn only_critical_events_make_a_gpu_unhealthy_and_nothing_else_i
     .await?;
     node.gpus.set_xid(&node.uuid(0), 0)?;
     node.reported("a healthy GPU", |s| health(s, 0) == "Healthy").await?;
+    Ok(())
+}
+
+/// From NVML over the plugin's report to the device the controller publishes.
+pub(crate) async fn links_that_nvml_tells_are_reported_and_published(_: &Node) -> anyhow::Result<()> {
+    let description = tempfile::NamedTempFile::new()?;
+    // Two pairs and one by itself, none of them in order.
+    let text = "gpus: [{model: T4, nvlink: 2}, {model: T4, nvlink: 1}, {model: T4}, {model: T4, nvlink: 1}, {model: T4, nvlink: 2}]";
+    std::fs::write(description.path(), text)?;
+    let node = Node::of(description.path().to_str().context("a path in UTF-8")?).await?;
+    let (_plugin, _kubelet) = node.running("pod-1").await?;
+    let status = node.reported("five GPUs", |s| s["gpuCount"] == 5 && s["limiter"]["ready"] == true).await?;
+    let peers: Vec<Value> = (0..5).map(|gpu| status["gpus"][gpu]["nvlinkPeers"].clone()).collect();
+    let of = |gpu: usize| json!([node.uuid(gpu)]);
+    ensure!(peers == [of(4), of(3), Value::Null, of(1), of(0)], "{peers:?}");
+
+    let mut reported = GpuNode::new(NAME, GpuNodeSpec::default());
+    reported.status = Some(serde_json::from_value(status)?);
+    let sent = slice::slices(&reported, &GpuPolicySpec::default(), Allocator::Controller, true);
+    let devices = sent[0]["spec"]["devices"].as_array().context("devices")?;
+    let group = |device: &Value| device["attributes"][names::NVLINK_GROUP]["int"].as_i64();
+    let groups: Vec<Option<i64>> = devices.iter().map(group).collect();
+    ensure!(groups == [Some(0), Some(1), None, Some(1), Some(0)], "{groups:?}");
     Ok(())
 }
 

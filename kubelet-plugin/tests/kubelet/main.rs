@@ -54,6 +54,7 @@ const TESTS: &[(&str, Test)] = &tests![
     lifecycle::leftovers_are_removed_at_the_start,
     hardware::a_lost_gpu_is_unhealthy_until_it_answers_again,
     hardware::only_critical_events_make_a_gpu_unhealthy_and_nothing_else_is_written,
+    hardware::links_that_nvml_tells_are_reported_and_published,
     hardware::gpus_others_offer_are_not_published,
     hardware::a_device_plugin_on_the_node_keeps_every_gpu_back,
     turns::shares_of_a_gpu_take_turns_as_long_as_a_plugin_lives,

@@ -1,4 +1,4 @@
-//! A node with two T4, and plugins on it.
+//! A node with GPUs, two T4 unless a test says otherwise, and plugins on it.
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -32,13 +32,18 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) async fn new() -> anyhow::Result<Self> {
+        Self::of("T4x2").await
+    }
+
+    /// One with other GPUs: a short description, or the path of a YAML file.
+    pub(crate) async fn of(gpus: &str) -> anyhow::Result<Self> {
         let dir = tempfile::tempdir()?;
         let at = |name: &str| dir.path().join(name);
         let mut artifacts = std::env::current_exe()?;
         artifacts.pop();
         artifacts.pop();
         let root = at("root");
-        fake_gpu::install::install(&root, &root, NAME, "T4x2", &artifacts).context(
+        fake_gpu::install::install(&root, &root, NAME, gpus, &artifacts).context(
             "cargo build -p fake-gpu-cuda -p fake-gpu-nvml -p fake-gpu-smi makes what this test needs",
         )?;
         for folder in ["limiter", "registry"] {

@@ -17,7 +17,7 @@ fn main() -> ExitCode {
         .map(|folder| {
             let at = |name| Path::new(&folder).join(name);
             let files = Files { limits: at("limits"), usage: at("usage"), bell: at("bell") };
-            Member { gpu: "the only one".into(), name: folder.clone(), files }
+            Member { gpu: "the only one".into(), name: folder.clone(), files, oversubscribed: false }
         })
         .collect();
     let ended = std::thread::spawn(|| std::io::stdin().read_to_end(&mut Vec::new()));

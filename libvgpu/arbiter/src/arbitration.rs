@@ -1,6 +1,6 @@
 //! The GPUs of a node, and one round of looking at them after another.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::RawFd;
 
 use vgpu_core::compute::arbiter::{Arbiter, Id};
@@ -26,6 +26,8 @@ pub struct Member {
     pub name: String,
     /// Its files.
     pub files: Files,
+    /// Others may have been promised the same GPU time.
+    pub oversubscribed: bool,
 }
 
 /// All GPUs of a node that have shares.
@@ -52,6 +54,8 @@ struct Ears {
 struct Gpu {
     arbiter: Arbiter,
     seats: BTreeMap<Id, Seat>,
+    /// Those of them that others may have been promised the time of.
+    oversubscribed: BTreeSet<Id>,
     /// When to look at the latest.
     due: u64,
     looked: u64,
@@ -73,6 +77,7 @@ impl Arbitration {
             if let Some(gpu) = self.gpus.get_mut(&member.gpu)
                 && let Some(seat) = gpu.seats.remove(&id)
             {
+                gpu.oversubscribed.remove(&id);
                 seat.release(now);
                 gpu.due = 0;
             }
@@ -86,6 +91,9 @@ impl Arbitration {
                 Ok(seat) => {
                     let gpu = self.gpus.entry(member.gpu.clone()).or_default();
                     gpu.seats.insert(self.next, seat);
+                    if member.oversubscribed {
+                        gpu.oversubscribed.insert(self.next);
+                    }
                     gpu.due = 0;
                     self.members.insert(member.name.clone(), (member, self.next));
                     self.next = self.next.wrapping_add(1);
@@ -169,7 +177,7 @@ impl Gpu {
     fn look(&mut self, now: u64) -> bool {
         let (mut views, mut untold) = (Vec::with_capacity(self.seats.len()), 0u32);
         for (id, seat) in &mut self.seats {
-            let view: View = seat.view(now);
+            let view = View { oversubscribed: self.oversubscribed.contains(id), ..seat.view(now) };
             match seat.fd() {
                 Some(_) => views.push((*id, view)),
                 None => untold = untold.saturating_add(view.busy),

@@ -71,9 +71,4 @@ impl Terms {
     pub fn reserved(self) -> u32 {
         if self.enforcement == Enforcement::None { 0 } else { self.cores }
     }
-
-    /// In half percents, at least [`tuning::LEAST_WEIGHT`].
-    pub fn weight(self) -> u64 {
-        u64::from(self.reserved()).saturating_mul(2).max(tuning::LEAST_WEIGHT)
-    }
 }

@@ -52,25 +52,30 @@ struct Word {
 }
 
 impl Word {
+    #[inline]
     fn of(raw: u64) -> Self {
         let low = raw as u32;
         Self { units: (raw >> 32) as u32, slot: low >> SEQUENCE_BITS & SLOT, sequence: low & SEQUENCE }
     }
 
+    #[inline]
     fn raw(self) -> u64 {
         u64::from(self.units) << 32 | u64::from(self.slot << SEQUENCE_BITS | self.sequence)
     }
 }
 
 /// Charge of a slot (units, sequence) or intent (change in units, sequence): the value in the upper 42 bits.
+#[inline]
 fn pack(value: i64, sequence: u32) -> u64 {
     (value << SEQUENCE_BITS) as u64 | u64::from(sequence)
 }
 
+#[inline]
 fn unpack(raw: u64) -> (i64, u32) {
     (raw as i64 >> SEQUENCE_BITS, raw as u32 & SEQUENCE)
 }
 
+#[inline]
 fn following(sequence: u32) -> u32 {
     sequence.wrapping_add(1) & SEQUENCE
 }
@@ -80,6 +85,7 @@ pub(crate) fn charge_bytes(raw: u64) -> u64 {
     u64::try_from(unpack(raw).0).unwrap_or(0).saturating_mul(UNIT)
 }
 
+#[inline]
 fn units(bytes: u64) -> u64 {
     bytes.div_ceil(UNIT)
 }
@@ -111,6 +117,7 @@ const SLEEP: Duration = Duration::from_micros(20);
 struct Changing<'a>(&'a Own);
 
 impl Own {
+    #[inline]
     fn units(&self) -> i64 {
         self.units.load(Ordering::Relaxed)
     }
@@ -137,6 +144,7 @@ impl Own {
         }
     }
 
+    #[inline]
     fn set(&self, units: i64, sequence: u32) {
         self.units.store(units, Ordering::Relaxed);
         self.sequence.store(sequence, Ordering::Relaxed);
@@ -144,6 +152,7 @@ impl Own {
 }
 
 impl Drop for Changing<'_> {
+    #[inline]
     fn drop(&mut self) {
         self.0.taken.store(false, Ordering::Release);
     }
@@ -196,10 +205,12 @@ impl<'a> Ledger<'a> {
     }
 }
 
+#[inline]
 fn word(at: &AtomicU64) -> Word {
     Word::of(at.load(Ordering::Acquire))
 }
 
+#[inline]
 fn charge(at: &AtomicU64) -> (i64, u32) {
     unpack(at.load(Ordering::Acquire))
 }

@@ -9,8 +9,10 @@
 
 pub mod array;
 pub mod compute;
+pub mod known;
 pub mod ledger;
 pub mod limits;
+pub mod newest;
 pub mod pointers;
 pub mod sync;
 pub mod usage;

@@ -5,7 +5,7 @@
 #[cfg(not(feature = "interleavings"))]
 mod chosen {
     pub use std::hint::spin_loop;
-    pub use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering, fence};
+    pub use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
     pub use std::thread::{sleep, yield_now};
 }
 
@@ -128,6 +128,7 @@ mod chosen {
         AtomicI64 i64;
         AtomicU32 u32;
         AtomicU64 u64;
+        AtomicUsize usize;
     }
 }
 

@@ -2,29 +2,39 @@
 //!
 //! Each measured process is this program once more, in a mount namespace with a share as a container has it, under the
 //! shim in front of the fake driver or under the fake driver alone. The driver's calls return at once. Both kinds take
-//! turns, and a value is the median over rounds of what the shim adds in one; `baseline` is the native call itself. Rows
-//! that begin with `baseline_` are HAMi-core's algorithm instead of the shim, in the native process.
+//! turns, as do kinds of calls, and a value is the median over rounds of what the shim adds in one; `baseline` is the
+//! native call itself. Rows that begin with `baseline_` are HAMi-core's algorithm instead of the shim, in the native
+//! process. How long requests of a share with high priority take is measured in the fake GPU's time: `baseline` is how long
+//! they take alone.
 //!
-//! `--artifacts DIR` measures the libraries of that folder instead of those built with this program. Prints one JSON
-//! object (see `cargo xtask bench`).
+//! `--artifacts DIR` measures the libraries of that folder instead of those built with this program, `--only WORD` measures
+//! only rows in whose name the word is. Prints one JSON object (see `cargo xtask bench`).
 
+#[path = "../tests/turns/arbiter.rs"]
+mod arbiter;
 #[path = "../tests/bench/mod.rs"]
 mod bench;
 #[path = "limiter/driver.rs"]
 mod driver;
 #[path = "limiter/hami.rs"]
 mod hami;
+#[path = "../tests/turns/requests.rs"]
+mod requests;
+#[path = "../tests/turns/scene.rs"]
+mod scene;
 #[path = "limiter/tenant.rs"]
 mod tenant;
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, ensure};
 use serde_json::{Map, Value, json};
+use vgpu_core::compute::Priority;
 
 use bench::{Bench, MIB};
+use requests::{requests_alone, requests_beside};
 
 /// Rounds of each kind.
 const ROUNDS: usize = 25;
@@ -36,6 +46,12 @@ const RACERS: u64 = 8;
 /// Allocations and frees of all racers.
 const OPERATIONS: u64 = 100_000;
 
+// Rows that are no calls.
+const FIRST_CALL: &str = "first_call_extra_ms";
+const START: &str = "start_300_last_over_first";
+const OVERSHOOT: &str = "overshoot_bytes_8_processes";
+const HIGH: &str = "high_p99_over_alone_ms";
+
 const TIMELESS: &str = "gpus: [{model: T4}]\ntime: {mode: none}";
 
 fn main() -> anyhow::Result<()> {
@@ -45,8 +61,18 @@ fn main() -> anyhow::Result<()> {
     {
         return tenant::run(what, rest);
     }
-    let artifacts = match arguments.iter().position(|a| a == "--artifacts") {
-        Some(at) => PathBuf::from(arguments.get(at + 1).context("--artifacts wants a folder")?),
+    if let [_, first, rest @ ..] = &arguments[..]
+        && first == "arbiter"
+    {
+        return arbiter::run(rest);
+    }
+    let option = |name: &str| {
+        let at = arguments.iter().position(|a| a == name);
+        at.map(|at| arguments.get(at + 1).with_context(|| format!("{name} wants a value"))).transpose()
+    };
+    let only = option("--only")?.map_or("", String::as_str);
+    let artifacts = match option("--artifacts")? {
+        Some(folder) => PathBuf::from(folder),
         None => {
             let mut own = std::env::current_exe()?;
             own.pop();
@@ -61,11 +87,20 @@ fn main() -> anyhow::Result<()> {
     };
     let (native, limited) = (share(false)?, share(true)?);
     let mut metrics = Metrics::default();
-    calls(&native, &limited, &mut metrics)?;
-    first_calls(&native, &limited, &mut metrics)?;
-    starts(&limited, &mut metrics)?;
-    let overshoot = overshoot(&Bench::described("gpus: [{model: T4}]", &artifacts, true)?)?;
-    metrics.put("overshoot_bytes_8_processes", "bytes", overshoot, None, Some(0.0));
+    calls(&native, &limited, only, &mut metrics)?;
+    if FIRST_CALL.contains(only) {
+        first_calls(&native, &limited, &mut metrics)?;
+    }
+    if START.contains(only) {
+        starts(&limited, &mut metrics)?;
+    }
+    if OVERSHOOT.contains(only) {
+        let overshoot = overshoot(&Bench::described("gpus: [{model: T4}]", &artifacts, true)?)?;
+        metrics.put(OVERSHOOT, "bytes", overshoot, None, Some(0.0));
+    }
+    if HIGH.contains(only) {
+        high(&artifacts, &mut metrics)?;
+    }
     println!("{}", Value::Object(metrics.0));
     Ok(())
 }
@@ -96,8 +131,10 @@ fn tenant(bench: &Bench, arguments: &[&str]) -> anyhow::Result<Command> {
 struct Rounds(Child);
 
 impl Rounds {
-    fn start(bench: &Bench) -> anyhow::Result<Self> {
-        let child = tenant(bench, &["rounds"])?.stdin(Stdio::piped()).spawn();
+    /// All on one processor, or where they like.
+    fn start(bench: &Bench, is_pinned: bool) -> anyhow::Result<Self> {
+        let arguments: &[&str] = if is_pinned { &["rounds", "pinned"] } else { &["rounds"] };
+        let child = tenant(bench, arguments)?.stdin(Stdio::piped()).spawn();
         Ok(Self(child.context("cannot start unshare")?))
     }
 
@@ -119,41 +156,86 @@ impl Drop for Rounds {
     }
 }
 
-fn calls(native: &Bench, limited: &Bench, metrics: &mut Metrics) -> anyhow::Result<()> {
-    let (mut native, mut limited) = (Rounds::start(native)?, Rounds::start(limited)?);
-    for (what, name, goal) in [
-        ("launch 1", "launch_extra_ns_1_threads", 2.0),
-        ("launch 2", "launch_extra_ns_2_threads", 2.0),
-        ("launch 8", "launch_extra_ns_8_threads", 4.0),
-        ("alloc 0", "alloc_free_extra_ns_0_live", 60.0),
-        ("alloc 50000", "alloc_free_extra_ns_50000_live", 60.0),
-        ("info", "mem_get_info_extra_ns", 20.0),
-    ] {
+/// A kind of call, and what it took in each round.
+struct Row {
+    /// What the processes are told to do.
+    what: &'static str,
+    name: &'static str,
+    goal: Option<f64>,
+    /// What the shim adds, and on average.
+    extra: Vec<f64>,
+    amortised: Vec<f64>,
+    /// The driver alone.
+    plain: Vec<f64>,
+    /// What HAMi-core's algorithm adds.
+    hami: Vec<f64>,
+}
+
+const CALLS: [(&str, &str, Option<f64>); 7] = [
+    ("launch 1", "launch_extra_ns_1_threads", Some(2.0)),
+    ("launch 2", "launch_extra_ns_2_threads", Some(2.0)),
+    ("launch 8", "launch_extra_ns_8_threads", Some(4.0)),
+    ("alloc 0", "alloc_free_extra_ns_0_live", Some(60.0)),
+    ("alloc 50000", "alloc_free_extra_ns_50000_live", Some(60.0)),
+    ("alloc-older", "alloc_free_older_extra_ns", None),
+    ("info", "mem_get_info_extra_ns", Some(20.0)),
+];
+
+impl Row {
+    fn of((what, name, goal): (&'static str, &'static str, Option<f64>)) -> Self {
+        let none = Vec::new;
+        Self { what, name, goal, extra: none(), amortised: none(), plain: none(), hami: none() }
+    }
+
+    fn is_launch(&self) -> bool {
+        self.what.starts_with("launch")
+    }
+
+    fn measure(&mut self, native: &mut Rounds, limited: &mut Rounds) -> anyhow::Result<()> {
         // Of launches, those with credit left; what asking adds is in the amortised cost.
-        let place = usize::from(!what.starts_with("launch"));
-        let (mut extra, mut plain, mut amortised) = (Vec::new(), Vec::new(), Vec::new());
-        let mut hami = Vec::new();
-        for round in 0..ROUNDS {
-            let (one, other) = (native.round(what)?, limited.round(what)?);
-            // Its list takes a tenth of a millisecond to search when 50,000 are live: fewer rounds tell as much.
-            let wanted = if what == "alloc 50000" { round < 1 } else { what != "info" };
-            if wanted {
-                hami.push(native.round(&format!("hami-{what}"))?[place] - one[place]);
-            }
-            extra.push(other[place] - one[place]);
-            plain.push(one[place]);
-            amortised.push(other[2] - one[2]);
+        let place = usize::from(!self.is_launch());
+        let (one, other) = (native.round(self.what)?, limited.round(self.what)?);
+        // Its list takes a tenth of a millisecond to search when 50,000 are live: one round tells as much.
+        let wanted = match self.what {
+            "alloc 50000" => self.hami.is_empty(),
+            what => !matches!(what, "info" | "alloc-older"),
+        };
+        if wanted {
+            self.hami.push(native.round(&format!("hami-{}", self.what))?[place] - one[place]);
         }
-        let plain = median(plain);
-        metrics.put(name, "ns", median(extra), Some(plain), Some(goal));
-        if !hami.is_empty() {
-            metrics.put(&format!("baseline_{name}"), "ns", median(hami), Some(plain), None);
+        self.extra.push(other[place] - one[place]);
+        self.plain.push(one[place]);
+        self.amortised.push(other[2] - one[2]);
+        Ok(())
+    }
+
+    fn report(self, metrics: &mut Metrics) {
+        let plain = Some(median(self.plain));
+        metrics.put(self.name, "ns", median(self.extra), plain, self.goal);
+        if !self.hami.is_empty() {
+            metrics.put(&format!("baseline_{}", self.name), "ns", median(self.hami), plain, None);
         }
-        if what.starts_with("launch") {
-            let name = name.replace("extra", "amortised_extra");
-            metrics.put(&name, "ns", median(amortised), Some(plain), None);
+        if self.what.starts_with("launch") {
+            let name = self.name.replace("extra", "amortised_extra");
+            metrics.put(&name, "ns", median(self.amortised), plain, None);
         }
     }
+}
+
+fn calls(native: &Bench, limited: &Bench, only: &str, metrics: &mut Metrics) -> anyhow::Result<()> {
+    // Processors of one machine are not equally fast at a moment: what is one thread's is measured on one of them.
+    let mut pinned = (Rounds::start(native, true)?, Rounds::start(limited, true)?);
+    let mut free = (Rounds::start(native, false)?, Rounds::start(limited, false)?);
+    let mut rows: Vec<Row> = CALLS.into_iter().filter(|call| call.1.contains(only)).map(Row::of).collect();
+    // Nor at all moments: each kind of call is measured over the whole time.
+    for _ in 0..ROUNDS {
+        for row in &mut rows {
+            let is_free = matches!(row.what, "launch 2" | "launch 8");
+            let (native, limited) = if is_free { &mut free } else { &mut pinned };
+            row.measure(native, limited)?;
+        }
+    }
+    rows.into_iter().for_each(|row| row.report(metrics));
     Ok(())
 }
 
@@ -171,7 +253,7 @@ fn first_calls(native: &Bench, limited: &Bench, metrics: &mut Metrics) -> anyhow
         extra.push((other - one) / 1e6);
         plain.push(one / 1e6);
     }
-    metrics.put("first_call_extra_ms", "ms", median(extra), Some(median(plain)), Some(0.2));
+    metrics.put(FIRST_CALL, "ms", median(extra), Some(median(plain)), Some(0.2));
     Ok(())
 }
 
@@ -188,7 +270,7 @@ fn last_over_first(bench: &Bench) -> anyhow::Result<f64> {
 
 fn starts(limited: &Bench, metrics: &mut Metrics) -> anyhow::Result<()> {
     let ratios: anyhow::Result<Vec<f64>> = (0..5).map(|_| last_over_first(limited)).collect();
-    metrics.put("start_300_last_over_first", "1", median(ratios?), None, Some(2.0));
+    metrics.put(START, "1", median(ratios?), None, Some(2.0));
     Ok(())
 }
 
@@ -210,4 +292,15 @@ fn overshoot(bench: &Bench) -> anyhow::Result<f64> {
     let peak = bench.peak()?;
     ensure!(peak > LIMIT / 2, "they held {peak} bytes at most: that is no race");
     Ok(peak.saturating_sub(LIMIT) as f64)
+}
+
+/// How much longer requests of a share with high priority take beside kernels of 100 us of one with low priority.
+fn high(artifacts: &Path, metrics: &mut Metrics) -> anyhow::Result<()> {
+    let make = &|participants| Bench::in_virtual_time_of(participants, artifacts);
+    let ms = |nanos: u64| nanos as f64 / 1e6;
+    let alone = ms(requests_alone(make, "10")?);
+    let beside = requests_beside(make, Priority::High, Priority::Low, "10")?;
+    metrics.put(HIGH, "ms", ms(beside.p99) - alone, Some(alone), Some(2.0));
+    metrics.put("low_beside_high_percent", "percent", beside.kept, None, None);
+    Ok(())
 }

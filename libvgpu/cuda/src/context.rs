@@ -10,8 +10,8 @@ use std::sync::{Mutex, MutexGuard};
 
 use vgpu_core::pointers::Parts;
 
-use crate::state::{Device, forget_current, state};
-use crate::{Code, SUCCESS, check, credit, launch, memory, real};
+use crate::state::{Device, state};
+use crate::{Code, SUCCESS, check, credit, current, launch, memory, real};
 
 /// Contexts of one GPU in this process.
 #[derive(Debug, Default)]
@@ -116,7 +116,7 @@ pub(crate) fn destroy(context: usize, call: impl FnOnce() -> Code) -> Code {
 }
 
 fn end(context: usize) {
-    forget_current();
+    current::forget();
     memory::end_context(context);
     for device in state().opened() {
         let mut known = device.known();

@@ -138,7 +138,7 @@ pub(crate) fn thread() -> usize {
 
 /// Thread pointers differ in some of their lower 32 bits: one multiplication spreads them.
 #[inline(always)]
-const fn place(thread: usize) -> usize {
+pub(crate) const fn place(thread: usize) -> usize {
     (thread as u32).wrapping_mul(FACTOR).wrapping_shr(32 - PLACE_BITS) as usize
 }
 

@@ -27,6 +27,7 @@ mod abi;
 mod capture;
 mod context;
 mod credit;
+mod current;
 mod dispatch;
 mod event;
 mod graph;

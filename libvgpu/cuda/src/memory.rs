@@ -2,6 +2,7 @@
 
 use vgpu_core::pointers::{Allocation, Found, Parts};
 
+use crate::credit::thread;
 use crate::pointers::Known;
 use crate::state::{Device, state};
 use crate::{Code, OUT_OF_MEMORY, check, graph, movable, pool};
@@ -179,7 +180,7 @@ pub(crate) fn alloc_plain(bytes: u64, call: impl FnOnce() -> Result<u64, Code>) 
         if share.ledger.reserve(bytes, on_gpu) {
             return match call() {
                 Ok(address) => {
-                    state.pointers.insert_usual(address, (context, ordinal), 0, bytes);
+                    state.pointers.insert_usual(thread(), address, (context, ordinal), 0, bytes);
                     Ok(())
                 }
                 Err(code) => {
@@ -209,7 +210,7 @@ pub(crate) fn arrays() -> &'static Known {
 #[inline]
 pub(crate) fn free(kind: &Known, address: u64, call: impl FnOnce() -> Code) -> Result<(), Code> {
     // Forgotten first: as soon as the driver has freed it, another thread may be given the same address.
-    let known = kind.remove(address);
+    let known = kind.remove(thread(), address);
     let freed = check(call());
     match (known, freed) {
         (None, _) => {}

@@ -3,9 +3,8 @@
 //! Made on the first call that needs it. A forked child starts anew: its parent's slots stay the parent's, and the
 //! child takes its own when it first calls CUDA.
 
-use std::cell::Cell;
 use std::path::Path;
-use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicPtr, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use vgpu_share::{ROOT, Share, folders};
@@ -15,7 +14,7 @@ use crate::context::Overhead;
 use crate::metering::Metering;
 use crate::pointers::Known;
 use crate::poller::Poller;
-use crate::{Code, OPERATING_SYSTEM, capture, check, credit, graph, pool, real, virtual_memory};
+use crate::{Code, OPERATING_SYSTEM, capture, check, credit, current, graph, pool, real, virtual_memory};
 
 /// Most GPUs of a container.
 const DEVICES: usize = 64;
@@ -42,33 +41,12 @@ pub(crate) struct State {
     pub(crate) poller: Poller,
 }
 
-/// Counts the ends of contexts: what a thread remembers of its current one may be wrong after one.
-static EPOCH: AtomicU32 = AtomicU32::new(1);
-
-thread_local! {
-    static CURRENT: Cell<Current> = const { Cell::new(Current { context: 0, ordinal: 0, epoch: 0, device: None }) };
-}
-
-/// What a thread saw when it last looked for its context's GPU.
-#[derive(Clone, Copy)]
-struct Current {
-    context: usize,
-    ordinal: i32,
-    epoch: u32,
-    device: Option<&'static Device>,
-}
-
-/// A context is gone: its handle may come again for another GPU.
-pub(crate) fn forget_current() {
-    EPOCH.fetch_add(1, Ordering::Relaxed);
-}
-
 static STATE: AtomicPtr<State> = AtomicPtr::new(std::ptr::null_mut());
 
 /// In a forked child: nothing here belongs to it. The old state is left as it is, locks and all.
 extern "C" fn forget_in_child() {
     STATE.store(std::ptr::null_mut(), Ordering::Relaxed);
-    forget_current();
+    current::forget();
     credit::forget_all();
     capture::forget_all();
 }
@@ -145,26 +123,19 @@ impl State {
         let mut context = 0;
         // SAFETY: a pointer to a local.
         check(unsafe { real::ctx_get_current(&raw mut context) })?;
-        let known = CURRENT.get();
-        match known.device {
-            Some(device)
-                if known.context == context
-                    && known.epoch == EPOCH.load(Ordering::Relaxed)
-                    && context != 0 =>
-            {
-                Ok((device, known.ordinal, context))
-            }
-            _ => self.look(context),
+        match current::known(context) {
+            Some((device, ordinal)) => Ok((device, ordinal, context)),
+            None => self.look(context),
         }
     }
 
     #[cold]
     fn look(&'static self, context: usize) -> Result<(&'static Device, i32, usize), Code> {
-        let (epoch, mut ordinal) = (EPOCH.load(Ordering::Relaxed), 0);
+        let (epoch, mut ordinal) = (current::epoch(), 0);
         // SAFETY: a pointer to a local.
         check(unsafe { real::ctx_get_device(&raw mut ordinal) })?;
         let device = self.device(ordinal)?;
-        CURRENT.set(Current { context, ordinal, epoch, device: Some(device) });
+        current::know(context, device, ordinal, epoch);
         Ok((device, ordinal, context))
     }
 }

@@ -10,6 +10,8 @@ mod capture;
 mod cuda;
 #[path = "tenants/families.rs"]
 mod families;
+#[path = "tenants/handed.rs"]
+mod handed;
 #[path = "tenants/killed.rs"]
 mod killed;
 #[path = "tenants/movable.rs"]
@@ -31,12 +33,13 @@ use vgpu_share::Share;
 
 use bench::{Bench, MIB, Test, until};
 
-const TESTS: [(&str, Test); 20] = [
+const TESTS: [(&str, Test); 21] = [
     ("launches_in_streams_and_captures_work_as_ever_and_are_charged_what_they_took", capture::agree),
     ("threads_that_launch_side_by_side_are_charged_no_less_than_they_took", capture::threads_agree),
     ("every_family_of_memory_is_charged_what_the_driver_holds", families::agree),
     ("killed_at_any_instruction_of_an_allocation_and_its_free_nothing_stays_charged", killed::anywhere),
     ("eight_processes_racing_never_pass_the_limit_and_leave_nothing", racing),
+    ("memory_that_threads_hand_to_each_other_is_given_back_by_whoever_frees_it", handed::agree),
     ("closing_all_descriptors_loses_nothing", close_all),
     ("a_forked_child_does_not_keep_what_its_parent_had", forked),
     ("a_program_started_by_posix_spawn_does_not_keep_what_its_starter_had", spawned),

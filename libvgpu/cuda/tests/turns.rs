@@ -6,22 +6,26 @@
 #[path = "turns/arbiter.rs"]
 mod arbiter;
 mod bench;
+#[path = "turns/requests.rs"]
+mod requests;
+#[path = "turns/scene.rs"]
+mod scene;
 
-use std::io::{BufRead, BufReader};
-use std::process::{Child, ChildStdout, ExitCode, Stdio};
+use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
-use serde_json::Value;
 use vgpu_core::compute::{Enforcement, Priority};
-use vgpu_core::limits::Limits;
 
-use bench::{Bench, MIB, Test};
+use bench::{Bench, Test};
+use requests::{requests_alone, requests_beside};
+use scene::{Tenant, of, play, play_on, spin, tenant, with};
 
-const TESTS: [(&str, Test); 10] = [
+const TESTS: [(&str, Test); 11] = [
     ("hard_shares_get_theirs_and_no_more_beside_each_other", hard),
     ("who_waits_for_each_kernel_gets_its_part_beside_one_that_never_waits", waiting),
     ("an_elastic_share_has_the_gpu_to_itself_until_the_other_comes_back", elastic),
     ("a_share_with_nothing_booked_lives_on_what_is_left", best_effort),
+    ("of_a_gpu_promised_twice_firm_shares_have_theirs_and_the_others_divide_the_rest", overcommitted),
     ("a_high_share_goes_first", high),
     ("requests_of_a_high_share_take_hardly_longer_beside_a_low_one", requests),
     ("a_killed_holder_or_waiter_leaves_the_gpu_to_the_other", killed_tenant),
@@ -44,170 +48,6 @@ fn main() -> ExitCode {
         };
     }
     bench::run(&TESTS)
-}
-
-/// Killed when the test is done with it.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A share and the one program in it.
-#[derive(Clone, Copy)]
-struct Tenant<'a> {
-    limits: Limits,
-    program: &'a [&'a str],
-}
-
-fn tenant<'a>(cores: u32, program: &'a [&'a str]) -> Tenant<'a> {
-    Tenant { limits: Limits { memory: 1000 * MIB, cores, ..Limits::default() }, program }
-}
-
-/// What a process has had of the GPU by a moment, in nanoseconds.
-struct Note {
-    now: u64,
-    /// By tenant; `None`: its process has ended.
-    busy: Vec<Option<u64>>,
-}
-
-#[derive(Default)]
-struct Scene {
-    /// Seconds of the machine's CPUs that the arbiters took.
-    arbiters_cpu: f64,
-    /// Percent of the time from a tenant's first to after its last kernel that its kernels ran; `None`: it was killed.
-    percents: Vec<Option<f64>>,
-    /// Kernels that ended.
-    kernels: Vec<u64>,
-    /// Nanoseconds that 99 of 100 requests stayed within, of tenants that have requests.
-    p99: Vec<Option<u64>>,
-    notes: Vec<Note>,
-}
-
-impl Scene {
-    /// Percent of a tenant between two notes.
-    fn between(&self, tenant: usize, from: usize, to: usize) -> anyhow::Result<f64> {
-        let (from, to) = self.notes.get(from).zip(self.notes.get(to)).context("two notes")?;
-        let busy = |note: &Note| note.busy.get(tenant).copied().flatten().context("it had ended");
-        Ok((busy(to)? - busy(from)?) as f64 * 100.0 / (to.now - from.now) as f64)
-    }
-
-    fn percent(&self, tenant: usize) -> anyhow::Result<f64> {
-        self.percents.get(tenant).copied().flatten().context("it ended with a result")
-    }
-}
-
-/// Plays tenants under arbiters; each arbiter is its steps, in which `kill=0` names a tenant. The last tenant cannot be
-/// killed. All time passes once everybody is there.
-fn play(tenants: &[Tenant<'_>], arbiters: &[&[&str]]) -> anyhow::Result<Scene> {
-    play_on(&Bench::in_virtual_time(u32::try_from(tenants.len())?)?, tenants, arbiters, &[])
-}
-
-/// The same; `oldest` are tenants with files of the oldest version.
-fn play_on(
-    bench: &Bench,
-    tenants: &[Tenant<'_>],
-    arbiters: &[&[&str]],
-    oldest: &[usize],
-) -> anyhow::Result<Scene> {
-    let container = |index: usize| format!("container-{index}");
-    let mut folders = Vec::new();
-    for (index, tenant) in tenants.iter().enumerate() {
-        let folder = bench.share_as(&container(index), "s", &tenant.limits)?;
-        if oldest.contains(&index) {
-            let mut bytes = vgpu_core::limits::encode(&tenant.limits);
-            bytes[8] = 1;
-            std::fs::write(folder.join("limits"), bytes)?;
-            std::fs::remove_file(folder.join("bell"))?;
-        }
-        folders.push(folder.display().to_string());
-    }
-    let start = |index: usize| -> anyhow::Result<Running> {
-        let rank = u32::try_from(index)? + 10;
-        Ok(Running(bench.start_by_its_clock_in(&container(index), rank, tenants[index].program)?))
-    };
-    let last = tenants.len() - 1;
-    let mut running = (0..last).map(start).collect::<anyhow::Result<Vec<Running>>>()?;
-    let mut listening = Vec::new();
-    for (rank, steps) in arbiters.iter().enumerate() {
-        let mut command = std::process::Command::new(std::env::current_exe()?);
-        command.arg("arbiter").arg(bench.gpu_file()).arg(folders.join(","));
-        for step in *steps {
-            match step.split_once("kill=") {
-                Some((moment, tenant)) => {
-                    let killed = running.get(tenant.parse::<usize>()?).context("not the last tenant")?;
-                    command.arg(format!("{moment}kill={}", killed.0.id()))
-                }
-                None => command.arg(step),
-            };
-        }
-        command.env("FAKE_GPU_RANK", rank.to_string()).stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut child = Running(command.spawn().context("the arbiter")?);
-        let mut out = BufReader::new(child.0.stdout.take().context("its output is a pipe")?);
-        let mut line = String::new();
-        out.read_line(&mut line)?;
-        ensure!(line.trim() == "ready", "the arbiter said {line:?}");
-        listening.push((child, out));
-    }
-    running.push(start(last)?);
-    let pids: Vec<u32> = running.iter().map(|tenant| tenant.0.id()).collect();
-    let mut scene = Scene::default();
-    for mut tenant in running {
-        let (percent, kernels, p99) = end(&mut tenant)?;
-        scene.percents.push(percent);
-        scene.kernels.push(kernels);
-        scene.p99.push(p99);
-    }
-    for (child, out) in listening {
-        scene.arbiters_cpu += cpu(&child);
-        drop(child);
-        scene.notes.extend(notes(out, &pids)?);
-    }
-    Ok(scene)
-}
-
-/// CPU time of a process so far, in seconds; 0 of one that has ended.
-fn cpu(process: &Running) -> f64 {
-    let text = std::fs::read_to_string(format!("/proc/{}/stat", process.0.id())).unwrap_or_default();
-    let fields = text.rsplit(')').next().unwrap_or_default().split_whitespace();
-    let ticks: u64 = fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
-    // SAFETY: asks for a number.
-    ticks as f64 / unsafe { libc::sysconf(libc::_SC_CLK_TCK) } as f64
-}
-
-/// Waits for a tenant's end; gives its percentage, kernels and how long its requests took.
-fn end(tenant: &mut Running) -> anyhow::Result<(Option<f64>, u64, Option<u64>)> {
-    let out = std::io::read_to_string(tenant.0.stdout.take().context("its output is a pipe")?)?;
-    let error = std::io::read_to_string(tenant.0.stderr.take().context("its errors are a pipe")?)?;
-    let status = tenant.0.wait()?;
-    if std::os::unix::process::ExitStatusExt::signal(&status) == Some(libc::SIGKILL) {
-        return Ok((None, 0, None));
-    }
-    ensure!(status.success(), "{status}: {out} {error}");
-    let result: Value = serde_json::from_str(out.trim()).context("a result")?;
-    let number = |key: &str| result[key].as_u64().with_context(|| format!("{key} of {result}"));
-    let percent = number("gpuNanos")? as f64 * 100.0 / number("elapsedGpuNanos")? as f64;
-    Ok((Some(percent), number("kernels")?, result["p99Nanos"].as_u64()))
-}
-
-fn notes(out: BufReader<ChildStdout>, pids: &[u32]) -> anyhow::Result<Vec<Note>> {
-    let mut notes = Vec::new();
-    for line in out.lines() {
-        let value: Value = serde_json::from_str(&line?)?;
-        let busy = pids.iter().map(|pid| value["busy"][pid.to_string()].as_u64()).collect();
-        notes.push(Note { now: value["now"].as_u64().context("now")?, busy });
-    }
-    Ok(notes)
-}
-
-/// `spin` for so long.
-macro_rules! spin {
-    ($lengths:expr, $seconds:expr $(, $more:expr)*) => {
-        &["spin", "--lengths-micros", $lengths, "--seconds", $seconds $(, $more)*][..]
-    };
 }
 
 fn hard(_: &Bench) -> anyhow::Result<()> {
@@ -248,15 +88,10 @@ fn waiting(_: &Bench) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn with(cores: u32, enforcement: Enforcement, priority: Priority) -> Limits {
-    Limits { memory: 1000 * MIB, cores, enforcement, priority, ..Limits::default() }
-}
-
 fn elastic(_: &Bench) -> anyhow::Result<()> {
     let limits = with(50, Enforcement::Elastic, Priority::Normal);
     // The second ends, and with it the contention.
-    let tenants =
-        [Tenant { limits, program: spin!("1000", "4") }, Tenant { limits, program: spin!("1000", "2") }];
+    let tenants = [of(limits, spin!("1000", "4")), of(limits, spin!("1000", "2"))];
     let scene = play(&tenants, &[&["500:note", "1900:note", "2500:note", "3500:note"]])?;
     let (beside, alone) = (scene.between(0, 0, 1)?, scene.between(0, 2, 3)?);
     println!("  elastic 50 %: {beside:.2} % beside another, {alone:.2} % alone");
@@ -269,7 +104,7 @@ fn best_effort(_: &Bench) -> anyhow::Result<()> {
     let got = [scene.percent(0)?, scene.percent(1)?];
     println!("  nothing booked beside 60 %: {:.2} and {:.2} %", got[0], got[1]);
     ensure!((58.0..=61.0).contains(&got[1]) && (34.0..=42.0).contains(&got[0]), "{got:?}");
-    let none = Tenant { limits: with(40, Enforcement::None, Priority::Normal), program: spin!("1000", "3") };
+    let none = of(with(40, Enforcement::None, Priority::Normal), spin!("1000", "3"));
     let scene = play(&[none, tenant(60, spin!("1000", "3"))], &[&[]])?;
     let got = [scene.percent(0)?, scene.percent(1)?];
     println!("  40 % not enforced beside 60 %: {:.2} and {:.2} %", got[0], got[1]);
@@ -277,16 +112,29 @@ fn best_effort(_: &Bench) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn overcommitted(_: &Bench) -> anyhow::Result<()> {
+    let over = |cores| Tenant { oversubscribed: true, ..tenant(cores, spin!("100", "3")) };
+    let firm = |cores| tenant(cores, spin!("100", "3"));
+    for (tenants, want) in [
+        (vec![over(80), over(80)], vec![50.0, 50.0]),
+        (vec![firm(60), over(80)], vec![60.0, 40.0]),
+        (vec![firm(50), over(60), over(40)], vec![50.0, 30.0, 20.0]),
+    ] {
+        let scene = play(&tenants, &[&[]])?;
+        let got = (0..want.len()).map(|n| scene.percent(n)).collect::<anyhow::Result<Vec<f64>>>()?;
+        println!("  {want:?} %: {got:.2?} %");
+        let near = got.iter().zip(&want).all(|(got, want): (&f64, &f64)| (got - want).abs() <= 2.0);
+        ensure!(near, "{got:.2?} of {want:?}");
+    }
+    Ok(())
+}
+
 fn high(_: &Bench) -> anyhow::Result<()> {
     let waits = spin!("1000", "2", "--sync");
-    let alone =
-        play(&[Tenant { limits: with(50, Enforcement::Elastic, Priority::High), program: waits }], &[&[]])?;
+    let alone = play(&[of(with(50, Enforcement::Elastic, Priority::High), waits)], &[&[]])?;
     let beside = |priority: Priority, other: Priority| -> anyhow::Result<u64> {
         let limits = |priority| with(50, Enforcement::Elastic, priority);
-        let tenants = [
-            Tenant { limits: limits(priority), program: waits },
-            Tenant { limits: limits(other), program: spin!("100", "2") },
-        ];
+        let tenants = [of(limits(priority), waits), of(limits(other), spin!("100", "2"))];
         play(&tenants, &[&[]])?.kernels.first().copied().context("kernels")
     };
     let (alone, equal) = (alone.kernels[0], beside(Priority::Normal, Priority::Normal)?);
@@ -298,28 +146,20 @@ fn high(_: &Bench) -> anyhow::Result<()> {
 }
 
 fn requests(_: &Bench) -> anyhow::Result<()> {
-    // No whole number of the other's kernels, so that they come at every moment of its turns.
-    let program = spin!("5000", "3", "--every-micros", "20370");
-    let requests = |priority| Tenant { limits: with(50, Enforcement::Elastic, priority), program };
-    let p99 = |scene: Scene| scene.p99.first().copied().flatten().context("requests");
-    let alone = p99(play(&[requests(Priority::High)], &[&[]])?)?;
-    let beside = |priority, other| -> anyhow::Result<(u64, f64)> {
-        let low = Tenant { limits: with(50, Enforcement::Elastic, other), program: spin!("100", "3") };
-        let scene = play(&[requests(priority), low], &[&[]])?;
-        let percent = scene.percent(1)?;
-        Ok((p99(scene)?, percent))
-    };
-    let (high, kept) = beside(Priority::High, Priority::Low)?;
-    let (equal, _) = beside(Priority::Normal, Priority::Normal)?;
+    let make = &Bench::in_virtual_time;
+    let alone = requests_alone(make, "3")?;
+    let high = requests_beside(make, Priority::High, Priority::Low, "3")?;
+    let equal = requests_beside(make, Priority::Normal, Priority::Normal, "3")?;
     let ms = |nanos: u64| nanos as f64 / 1e6;
     println!(
-        "  p99 of requests of 5 ms: {:.2} ms alone, {:.2} ms beside a lower one, which keeps {kept:.1} %, {:.2} ms beside an equal",
+        "  p99 of requests of 5 ms: {:.2} ms alone, {:.2} ms beside a lower one, which keeps {:.1} %, {:.2} ms beside an equal",
         ms(alone),
-        ms(high),
-        ms(equal)
+        ms(high.p99),
+        high.kept,
+        ms(equal.p99)
     );
-    ensure!(high <= alone + 2_000_000, "{high} ns beside a lower one, {alone} alone");
-    ensure!(kept >= 60.0, "the lower one keeps {kept:.1} %");
+    ensure!(high.p99 <= alone + 2_000_000, "{} ns beside a lower one, {alone} alone", high.p99);
+    ensure!(high.kept >= 60.0, "the lower one keeps {:.1} %", high.kept);
     Ok(())
 }
 
@@ -329,8 +169,7 @@ fn killed_tenant(_: &Bench) -> anyhow::Result<()> {
         let kill = format!("{moment}:kill=0");
         let (then, end) = (format!("{}:note", moment + 30), format!("{}:note", moment + 530));
         let steps = [kill.as_str(), then.as_str(), end.as_str()];
-        let elastic =
-            Tenant { limits: with(50, Enforcement::Elastic, Priority::Normal), program: spin!("1000", "2") };
+        let elastic = of(with(50, Enforcement::Elastic, Priority::Normal), spin!("1000", "2"));
         let scene = play(&[tenant(50, spin!("1000", "2")), elastic], &[&steps])?;
         let got = scene.between(1, 0, 1)?;
         println!("  killed at {moment} ms: {got:.2} % from 30 ms later on");
@@ -373,10 +212,8 @@ fn oldest(_: &Bench) -> anyhow::Result<()> {
 /// Without turns both would have half. How near they come to what is booked is measured, not tested: on a machine whose CPUs
 /// are all in use turns come late.
 fn real_time(_: &Bench) -> anyhow::Result<()> {
-    let tenants = [30, 70].map(|cores| Tenant {
-        limits: with(cores, Enforcement::Elastic, Priority::Normal),
-        program: spin!("1000", "4"),
-    });
+    let tenants =
+        [30, 70].map(|cores| of(with(cores, Enforcement::Elastic, Priority::Normal), spin!("1000", "4")));
     let scene = play_on(&Bench::new()?, &tenants, &[&[]], &[])?;
     let got = [scene.percent(0)?, scene.percent(1)?];
     println!(

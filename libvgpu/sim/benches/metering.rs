@@ -1,4 +1,5 @@
-//! What tenants get of a simulated GPU under the compute controller, and under HAMi-core's method beside it.
+//! What tenants get of a simulated GPU under the compute controller, and under HAMi-core's method beside it (rows that begin
+//! with `baseline_`).
 //!
 //! Shares and errors are in percent and points of the GPU, over runs of 10 seconds after 2 of warm-up (60 for kernels of
 //! 100 ms), over three seeds. A value is the mean over caps, pairs and tenants unless its name says worst. Nothing here
@@ -12,6 +13,9 @@ use vgpu_sim::world::Control;
 use vgpu_sim::{MS, Nanos, US};
 
 const SEEDS: [u64; 3] = [1, 2, 3];
+
+/// Begins the names of what the bench `limiter` measures of the shim itself. HAMi-core's method is only ever simulated.
+const SIMULATED: &str = "simulated_";
 
 /// Value of each metric under one way of control.
 type Values = Vec<(String, Option<f64>)>;
@@ -81,7 +85,7 @@ fn measure(control: Control) -> Values {
         let p99 = |low: Option<Nanos>| suite::high(control, low, seed).0 as f64;
         (p99(Some(100 * US)) - p99(None)) / MS as f64
     };
-    values.push(("high_p99_over_alone_ms".into(), Some(most(SEEDS.map(extra)))));
+    values.push((format!("{SIMULATED}high_p99_over_alone_ms"), Some(most(SEEDS.map(extra)))));
     values
 }
 
@@ -91,7 +95,7 @@ fn goal(name: &str) -> (&'static str, f64, bool) {
         "cap_throughput_ratio" => ("1", 0.97, true),
         "jain_4_tenants" => ("1", 0.99, true),
         "limit_change_ms" => ("ms", 100.0, false),
-        "high_p99_over_alone_ms" => ("ms", 2.0, false),
+        "simulated_high_p99_over_alone_ms" => ("ms", 2.0, false),
         "over_cap_points_worst" => ("points", 0.5, false),
         "share_mean_error_points_contending" => ("points", 1.0, false),
         "share_mean_error_points_contending_worst" => ("points", 2.0, false),
@@ -109,7 +113,8 @@ fn main() {
         let (unit, goal, more) = goal(&name);
         let ok = value.is_some_and(|v| if more { v >= goal } else { v <= goal });
         let row = |value: Option<f64>| json!({"value": value, "unit": unit, "baseline": null, "goal": null, "ok": null});
-        metrics.insert(format!("baseline_{name}"), row(baseline));
+        let of_hami = name.strip_prefix(SIMULATED).unwrap_or(&name);
+        metrics.insert(format!("baseline_{of_hami}"), row(baseline));
         let mut row = row(value);
         row["baseline"] = json!(baseline);
         row["goal"] = json!(goal);

@@ -29,7 +29,13 @@ pub fn elastic(cores: u32, programs: &[Pattern]) -> TenantSpec {
 
 /// A share.
 pub fn tenant(cores: u32, enforcement: Enforcement, priority: Priority, programs: &[Pattern]) -> TenantSpec {
-    TenantSpec { terms: Terms { cores, enforcement, priority }, programs: programs.to_vec() }
+    let terms = Terms { cores, enforcement, priority };
+    TenantSpec { terms, oversubscribed: false, programs: programs.to_vec() }
+}
+
+/// The same share, whose time others may have been promised too.
+pub fn oversubscribed(of: TenantSpec) -> TenantSpec {
+    TenantSpec { oversubscribed: true, ..of }
 }
 
 /// What came of a tenant, and what it was entitled to, in percent of the GPU.

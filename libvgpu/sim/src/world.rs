@@ -35,6 +35,8 @@ pub enum Control {
 pub struct TenantSpec {
     /// What it is entitled to.
     pub terms: Terms,
+    /// Others may have been promised the same time.
+    pub oversubscribed: bool,
     /// Its programs.
     pub programs: Vec<Pattern>,
 }
@@ -112,6 +114,7 @@ struct World {
     gpu: Gpu,
     processes: Vec<Process>,
     terms: Vec<Terms>,
+    oversubscribed: Vec<bool>,
     words: Vec<Tenant>,
     leases: Vec<Lease>,
     arbiter: Option<Arbiter>,
@@ -145,6 +148,7 @@ impl World {
             gpu: Gpu::new(scene.slicing, processes.len()),
             processes,
             terms: scene.tenants.iter().map(|t| t.terms).collect(),
+            oversubscribed: scene.tenants.iter().map(|t| t.oversubscribed).collect(),
             words: (0..count).map(|_| Tenant::default()).collect(),
             leases: (0..count).map(|_| Lease::default()).collect(),
             arbiter: (scene.control == Control::Leases).then(Arbiter::default),
@@ -293,8 +297,9 @@ impl World {
             let dead: Vec<u32> = words.present().filter(|s| !self.processes[*s as usize].alive).collect();
             dead.into_iter().for_each(|slot| words.forget(slot));
         }
-        let view = |(words, terms): (&Tenant, &Terms)| View::of(words, *terms, self.now);
-        let views: Vec<(Id, View)> = (0..).zip(self.words.iter().zip(&self.terms).map(view)).collect();
+        let said = self.words.iter().zip(&self.terms).map(|(words, terms)| View::of(words, *terms, self.now));
+        let known = said.zip(&self.oversubscribed).map(|(view, of)| View { oversubscribed: *of, ..view });
+        let views: Vec<(Id, View)> = (0..).zip(known).collect();
         let Some(arbiter) = &mut self.arbiter else { return };
         let (notices, next) = arbiter.evaluate(self.now, &views);
         let mut woken = Vec::new();

@@ -6,8 +6,8 @@ use vgpu_core::compute::{Enforcement, Priority};
 use vgpu_sim::gpu::Slicing;
 use vgpu_sim::measure::jain;
 use vgpu_sim::pattern::{DECODING, Pattern, SYNCHRONISING};
-use vgpu_sim::suite::{self, CAPS, LENGTHS, WARM_UP, elastic, hard, pair, pairs, tenant};
-use vgpu_sim::world::{Change, Control, Scene};
+use vgpu_sim::suite::{self, CAPS, LENGTHS, WARM_UP, elastic, hard, oversubscribed, pair, pairs, tenant};
+use vgpu_sim::world::{Change, Control, Scene, TenantSpec};
 use vgpu_sim::{MS, SECOND, US};
 
 const SHORT: Pattern = Pattern::Saturating(100 * US);
@@ -129,6 +129,35 @@ fn a_share_without_a_reservation_gets_what_is_left() {
     let (reserved, rest) = (record.mean(0, WARM_UP), record.mean(1, WARM_UP));
     assert!((48.5..=50.5).contains(&reserved), "{reserved}");
     assert!(rest >= 44.0, "{rest}");
+}
+
+#[test]
+fn of_a_gpu_promised_twice_firm_shares_have_theirs_and_the_others_divide_the_rest() {
+    let over = |cores: u32, how: fn(u32, &[Pattern]) -> TenantSpec| oversubscribed(how(cores, &[SHORT]));
+    let firm = |cores: u32, how: fn(u32, &[Pattern]) -> TenantSpec| how(cores, &[SHORT]);
+    for (tenants, want) in [
+        (vec![over(80, hard), over(80, hard)], vec![50.0, 50.0]),
+        (vec![over(60, elastic), over(90, elastic)], vec![40.0, 60.0]),
+        (vec![over(100, hard), over(100, elastic), over(50, hard)], vec![40.0, 40.0, 20.0]),
+        (vec![firm(60, hard), over(80, hard)], vec![60.0, 40.0]),
+        (vec![firm(50, hard), over(60, elastic), over(40, hard)], vec![50.0, 30.0, 20.0]),
+        (vec![firm(20, elastic), over(60, hard), over(100, elastic)], vec![20.0, 30.0, 50.0]),
+    ] {
+        let record = Scene::new(Control::Leases, tenants).play();
+        let got: Vec<f64> = (0..want.len()).map(|t| record.mean(t, WARM_UP)).collect();
+        let near = got.iter().zip(&want).all(|(got, want): (&f64, &f64)| (got - want).abs() <= 1.5);
+        assert!(near, "{got:.2?} of {want:?}");
+    }
+}
+
+#[test]
+fn a_promise_that_shrank_is_whole_again_when_the_others_are_idle() {
+    let early = Pattern::During(0, 6 * SECOND, Box::new(SHORT));
+    let tenants = vec![oversubscribed(hard(80, &[SHORT])), oversubscribed(hard(80, &[early]))];
+    let record = Scene::new(Control::Leases, tenants).play();
+    // The quarter of a second it saved up is spent 1.25 seconds later.
+    let (beside, alone) = (record.share(0, WARM_UP, 6 * SECOND), record.share(0, 8 * SECOND, 12 * SECOND));
+    assert!((beside - 50.0).abs() <= 1.5 && (alone - 80.0).abs() <= 1.0, "{beside} and {alone}");
 }
 
 #[test]

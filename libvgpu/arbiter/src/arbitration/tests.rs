@@ -50,7 +50,7 @@ impl Node {
         let at = |file: &str| folder.join(file);
         let files = Files { limits: at("limits"), usage: at("usage"), bell: at("bell") };
         self.members.retain(|member| member.name != name);
-        self.members.push(Member { gpu: "GPU-1".into(), name: name.into(), files });
+        self.members.push(Member { gpu: "GPU-1".into(), name: name.into(), files, oversubscribed: false });
         self.take();
         Share::open(&folder).unwrap()
     }
@@ -252,7 +252,7 @@ fn a_share_of_the_oldest_version_is_told_nothing_and_counts_as_a_neighbour() {
     fs::remove_file(folder.join("bell")).unwrap();
     let files =
         Files { limits: folder.join("limits"), usage: folder.join("usage"), bell: folder.join("bell") };
-    node.members.push(Member { gpu: "GPU-1".into(), name: "old".into(), files });
+    node.members.push(Member { gpu: "GPU-1".into(), name: "old".into(), files, oversubscribed: false });
     node.take();
     let old = Share::open(&folder).unwrap();
     old.usage.compute.busy.set(old.ledger.slot(), true);

@@ -4,6 +4,11 @@
 //! Called at that moment and whenever a tenant rings. The order is priority, then who has something reserved, then the
 //! least *virtual time*: GPU time charged, divided by weight. A turn that was held and not used counts in this order, and
 //! not against the cap.
+//!
+//! A share's weight is what it has reserved, as long as that of all who want the GPU is 100 percent at most. Where an admin
+//! let more be promised, those who let themselves be oversubscribed divide what the firm ones among them leave, in
+//! proportion to what they have reserved. Should the firm ones alone have more than 100 percent, everybody has the GPU in
+//! proportion; the others their least. Nobody's cap changes by it, and nobody waits for ever: the least weight is not 0.
 
 use std::collections::BTreeMap;
 
@@ -30,11 +35,23 @@ pub struct Notice {
 #[derive(Debug, Clone, Copy, Default)]
 struct Member {
     view: View,
+    /// In thousandths of a percent.
+    weight: u64,
     /// Virtual time.
     time: u64,
     /// Of the charge, what is in `time`.
     counted: u64,
     asked_at: u64,
+}
+
+/// Weight of a percent.
+const PERCENT: u64 = 1_000;
+
+impl Member {
+    /// Virtual time of GPU time.
+    fn virtual_time(&self, nanos: u64) -> u64 {
+        nanos.saturating_mul(100 * PERCENT) / self.weight.max(tuning::LEAST_WEIGHT)
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -81,11 +98,12 @@ impl Arbiter {
         for (id, view) in views {
             let fresh = Member { counted: view.charged, ..Member::default() };
             let member = self.members.entry(*id).or_insert(fresh);
-            member.time =
-                member.time.saturating_add(view.virtual_time(view.charged.saturating_sub(member.counted)));
+            let used = view.charged.saturating_sub(member.counted);
+            member.time = member.time.saturating_add(member.virtual_time(used));
             member.counted = view.charged;
             member.view = *view;
         }
+        self.weigh(now);
         let woke: Vec<Id> = self
             .members
             .iter()
@@ -96,12 +114,29 @@ impl Arbiter {
             let others = self.members.iter().filter(|(o, m)| **o != id && m.view.wants(now));
             let least = others.map(|(_, m)| m.time).min();
             if let (Some(least), Some(member)) = (least, self.members.get_mut(&id)) {
-                let saved = member.view.virtual_time(tuning::SAVED_IDLE.unsigned_abs());
+                let saved = member.virtual_time(tuning::SAVED_IDLE.unsigned_abs());
                 member.time = member.time.max(least.saturating_sub(saved));
             }
         }
         for member in self.members.values_mut().filter(|m| m.view.is_asking()) {
             member.asked_at = now;
+        }
+    }
+
+    /// Gives each its weight beside those who want the GPU now.
+    fn weigh(&mut self, now: u64) {
+        let (mut firm, mut oversubscribed) = (0u64, 0u64);
+        for view in self.members.values().map(|m| &m.view).filter(|view| view.wants(now)) {
+            let sum = if view.oversubscribed { &mut oversubscribed } else { &mut firm };
+            *sum = sum.saturating_add(view.terms.reserved().into());
+        }
+        let rest = 100u64.saturating_sub(firm);
+        for member in self.members.values_mut() {
+            let reserved = u64::from(member.view.terms.reserved()).saturating_mul(PERCENT);
+            let scaled = reserved.saturating_mul(rest).checked_div(oversubscribed);
+            let shrinks = member.view.oversubscribed && oversubscribed > rest;
+            let weight = scaled.filter(|_| shrinks).unwrap_or(reserved);
+            member.weight = weight.max(tuning::LEAST_WEIGHT);
         }
     }
 
@@ -122,7 +157,7 @@ impl Arbiter {
             return 0;
         }
         let used = member.view.charged.saturating_sub(hold.charged);
-        member.view.virtual_time(now.saturating_sub(hold.since).saturating_sub(used))
+        member.virtual_time(now.saturating_sub(hold.since).saturating_sub(used))
     }
 
     fn best(&self, now: u64, but: Option<Id>) -> Option<Id> {
@@ -191,7 +226,7 @@ impl Arbiter {
         let time = |id: Id| self.rank(id, now).map_or(0, |(_, _, time, _)| time);
         let own = time(holder);
         let behind = self.members.iter().any(|(id, m)| {
-            let margin = m.view.virtual_time(tuning::BEHIND);
+            let margin = m.virtual_time(tuning::BEHIND);
             *id != holder && m.view.is_eligible() && time(*id).saturating_add(margin) < own
         });
         if behind {

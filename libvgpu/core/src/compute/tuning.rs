@@ -71,8 +71,9 @@ pub const GRACE: u64 = 200 * US;
 pub const GRACE_SHORT: u64 = 50 * US;
 /// See [`GRACE_SHORT`].
 pub const LONG_GAP: u64 = 150 * US;
-/// Weight of a share without a reservation, in half percents: never nothing, or it would starve for ever.
-pub const LEAST_WEIGHT: u64 = 1;
+/// Least weight of a share, in thousandths of a percent, such as of one without a reservation: never nothing, or it would
+/// starve for ever.
+pub const LEAST_WEIGHT: u64 = 500;
 
 /// How often finished epochs are looked for, alone.
 pub const POLL: u64 = 250 * US;

@@ -10,6 +10,8 @@ use crate::sync::Ordering;
 pub struct View {
     /// What it is entitled to.
     pub terms: Terms,
+    /// Others may have been promised the same time: not for the share to say, the node knows.
+    pub oversubscribed: bool,
     /// Processes with work in flight.
     pub busy: u32,
     /// A process waits for the turn.
@@ -31,6 +33,7 @@ impl View {
     pub fn of(tenant: &Tenant, terms: Terms, now: u64) -> Self {
         Self {
             terms,
+            oversubscribed: false,
             busy: tenant.busy.count(),
             waiting: !tenant.waiting.is_empty(),
             blocked: !tenant.blocked.is_empty(),
@@ -50,6 +53,7 @@ impl View {
         let credit = refill(now.saturating_sub(word(REFILLED)), terms);
         Self {
             terms,
+            oversubscribed: false,
             busy: u32::try_from(count(BUSY)).unwrap_or(u32::MAX),
             waiting: count(WAITING) > 0,
             blocked: count(BLOCKED) > 0,
@@ -75,11 +79,6 @@ impl View {
 
     pub(super) fn is_eligible(&self) -> bool {
         self.waiting && self.has_credit()
-    }
-
-    /// Virtual time of GPU time.
-    pub(super) fn virtual_time(&self, nanos: u64) -> u64 {
-        nanos.saturating_mul(200) / self.terms.weight()
     }
 
     pub(super) fn grace(&self) -> u64 {

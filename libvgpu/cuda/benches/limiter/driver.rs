@@ -33,6 +33,19 @@ pub(crate) struct Driver {
     _library: Library,
 }
 
+/// What NVIDIA's library needs beside libc (branches 535 and 550), and the fake one does not: loaded for the driver's sake, it
+/// is no cost of the limiter, which needs some of it.
+const NEEDED: [&str; 4] = ["libm.so.6", "libdl.so.2", "libpthread.so.0", "librt.so.1"];
+
+/// Loads it.
+pub(crate) fn load_needed() -> anyhow::Result<()> {
+    for name in NEEDED {
+        // SAFETY: parts of glibc, whose initialisation has no conditions.
+        std::mem::forget(unsafe { Library::new(name) }.with_context(|| format!("cannot load {name}"))?);
+    }
+    Ok(())
+}
+
 impl Driver {
     pub(crate) fn start() -> anyhow::Result<Self> {
         let mut driver = Self::start_without_context()?;

@@ -8,8 +8,9 @@ use std::sync::Barrier;
 use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use crate::driver::Driver;
+use crate::driver::{Driver, load_needed};
 use crate::hami::{self, Books};
 
 /// Calls between two looks at the clock: at most half of what a thread may launch without asking, so that more than a
@@ -26,7 +27,12 @@ pub(crate) fn run(what: &str, arguments: &[String]) -> anyhow::Result<()> {
         arguments.get(at).with_context(|| format!("{what} wants more arguments"))?.parse().context("a number")
     };
     match what {
-        "rounds" => rounds(),
+        "rounds" => {
+            if arguments.iter().any(|argument| argument == "pinned") {
+                pin()?;
+            }
+            rounds()
+        }
         "first" => first(),
         "start" => start(number(0)?),
         "wait" => {
@@ -45,6 +51,15 @@ pub(crate) fn run(what: &str, arguments: &[String]) -> anyhow::Result<()> {
     }
 }
 
+/// Keeps this process on the last of the processors it may use: the first one has more interrupts to handle.
+fn pin() -> anyhow::Result<()> {
+    let may = sched_getaffinity(None)?;
+    let last = (0..CpuSet::MAX_CPU).rev().find(|cpu| may.is_set(*cpu)).context("no processor")?;
+    let mut only = CpuSet::new();
+    only.set(last);
+    Ok(sched_setaffinity(None, &only)?)
+}
+
 /// Does what each line of the input says, and answers with a line of numbers.
 fn rounds() -> anyhow::Result<()> {
     let driver = Driver::start()?;
@@ -59,6 +74,7 @@ fn rounds() -> anyhow::Result<()> {
             ["alloc", live] => {
                 allocations(live.parse()?, BATCHES, || driver.alloc(BYTES), |address| driver.free(address))?
             }
+            ["alloc-older"] => older(&driver)?,
             ["hami-alloc", live] => {
                 let (live, books) = (live.parse()?, Books::default());
                 let alloc = || books.alloc(BYTES as u64, 8 << 30, || driver.alloc(BYTES));
@@ -144,6 +160,19 @@ fn allocations(
     Ok(summary(vec![all]))
 }
 
+/// Pairs of an allocation and the free of the one before it.
+fn older(driver: &Driver) -> anyhow::Result<Summary> {
+    let mut before = driver.alloc(BYTES).map_err(|code| anyhow::anyhow!("cuMemAlloc: {code}"))?;
+    let all = batches(BATCHES, || {
+        if let Ok(address) = driver.alloc(BYTES) {
+            black_box(driver.free(before));
+            before = address;
+        }
+    });
+    ensure!(driver.free(before) == 0, "cuMemFree fails");
+    Ok(summary(vec![all]))
+}
+
 /// Nanoseconds in which this thread could have run and others did.
 fn delayed() -> anyhow::Result<u64> {
     let text =
@@ -168,6 +197,7 @@ fn first() -> anyhow::Result<()> {
         driver.alloc(BYTES).map_err(|code| anyhow::anyhow!("cuMemAlloc: {code}"))?;
         Ok(driver)
     };
+    load_needed()?;
     timed(load).map(std::mem::forget)
 }
 

@@ -101,11 +101,14 @@ impl Bench {
 
     /// One in virtual time: it takes as long as its tenants compute, and what comes of it does not depend on the machine.
     pub(crate) fn in_virtual_time(participants: u32) -> anyhow::Result<Self> {
+        Self::in_virtual_time_of(participants, &artifacts()?)
+    }
+
+    /// The same, of the libraries and programs in a folder.
+    pub(crate) fn in_virtual_time_of(participants: u32, artifacts: &Path) -> anyhow::Result<Self> {
         let description =
             format!("gpus: [{{model: T4}}]\ntime: {{mode: virtual, participants: {participants}}}");
-        let file = tempfile::NamedTempFile::new()?;
-        fs::write(file.path(), description)?;
-        Self::of(file.path().to_str().context("a path in UTF-8")?)
+        Self::described(&description, artifacts, true)
     }
 
     /// One under another form of the limiter.

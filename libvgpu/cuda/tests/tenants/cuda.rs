@@ -6,12 +6,12 @@ use libloading::{Library, Symbol};
 pub(crate) const OUT_OF_MEMORY: i32 = 2;
 
 /// The loaded library, with a context of GPU 0.
-pub(crate) struct Cuda(Library);
+pub(crate) struct Cuda(Library, usize);
 
 impl Cuda {
     pub(crate) fn start() -> anyhow::Result<Self> {
         // SAFETY: loading a driver library has no conditions.
-        let cuda = Self(unsafe { Library::new("libcuda.so.1") }.context("cannot load libcuda.so.1")?);
+        let mut cuda = Self(unsafe { Library::new("libcuda.so.1") }.context("cannot load libcuda.so.1")?, 0);
         let mut context = 0usize;
         // SAFETY: signatures are those of cuda.h; pointers are to locals.
         unsafe {
@@ -24,7 +24,15 @@ impl Cuda {
                 }
             }
         }
+        cuda.1 = context;
         Ok(cuda)
+    }
+
+    /// Makes the context this thread's.
+    pub(crate) fn enter(&self) -> anyhow::Result<()> {
+        // SAFETY: the signature is that of cuda.h; a context of this process.
+        let code = unsafe { self.0.get::<extern "C" fn(usize) -> i32>(b"cuCtxSetCurrent")?(self.1) };
+        if code == 0 { Ok(()) } else { bail!("cuCtxSetCurrent: {code}") }
     }
 
     /// `Err` is a CUresult.

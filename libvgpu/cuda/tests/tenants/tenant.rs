@@ -36,6 +36,7 @@ pub(crate) fn run(what: &str, arguments: &[String]) -> anyhow::Result<()> {
         "threads" => crate::capture::threads(),
         "families" => crate::families::tenant(),
         "movable" => crate::movable::tenant(),
+        "handed" => crate::handed::tenant(),
         "ipc-owner" => crate::movable::owner(),
         "ipc-opener" => crate::movable::opener(arguments),
         "vfork" => crate::movable::hold_after_vfork(),

@@ -1,6 +1,7 @@
 //! The node's arbiter in the GPU's time, virtual or real, and what happens to the scene when.
 //!
-//! Its arguments are the file that is the GPUs, the folders of the shares with commas between, and steps, each
+//! Its arguments are the file that is the GPUs, the folders of the shares with commas between ([`OVERSUBSCRIBED`] behind
+//! those that are), and steps, each
 //! `MILLISECONDS:WHAT`: `begin` to arbitrate (else it does from the start), `kill=PID`, `note` what every process has had
 //! of the GPU so far, `die` by SIGKILL.
 
@@ -18,6 +19,9 @@ const MS: u64 = 1_000_000;
 
 /// From a bell to the arbiter; 10 to 30 us on an idle machine.
 const HAND_OVER: u64 = 50_000;
+
+/// Behind the folder of a share whose time others may have been promised too.
+pub(crate) const OVERSUBSCRIBED: &str = "+";
 
 struct GpuTime(Gpus);
 
@@ -49,10 +53,12 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     let mut clock = GpuTime(Gpus::open(Path::new(file))?);
     let members: Vec<Member> = folders
         .split(',')
-        .map(|folder| {
-            let at = |name| Path::new(folder).join(name);
+        .map(|member| {
+            let (name, oversubscribed) =
+                member.strip_suffix(OVERSUBSCRIBED).map_or((member, false), |folder| (folder, true));
+            let at = |file| Path::new(name).join(file);
             let files = Files { limits: at("limits"), usage: at("usage"), bell: at("bell") };
-            Member { gpu: "the only one".into(), name: folder.into(), files }
+            Member { gpu: "the only one".into(), name: name.into(), files, oversubscribed }
         })
         .collect();
     let mut arbitration = Arbitration::default();

@@ -144,7 +144,8 @@ fn who_was_away_does_not_come_back_with_all_the_time_it_missed() {
     let old = View { charged: 10_000 * MS, changed: later, ..working(50) };
     turns(&mut arbiter, later, &[old, View { changed: later, ..asking(50) }]);
     let time = |id| arbiter.members.get(&id).map_or(0, |m: &Member| m.time);
-    assert_eq!(time(0) - time(1), old.virtual_time(tuning::SAVED_IDLE.unsigned_abs()));
+    // Of what half of the GPU is reserved for, an hour counts as two.
+    assert_eq!(time(0) - time(1), 2 * tuning::SAVED_IDLE.unsigned_abs());
 }
 
 #[test]
@@ -153,4 +154,28 @@ fn a_share_that_is_gone_holds_nothing() {
     arbiter.evaluate(NOW, &[(0, working(50)), (1, asking(50)), (2, asking(50))]);
     let (notices, _) = arbiter.evaluate(NOW + MS, &[(1, asking(50)), (2, asking(50))]);
     assert_eq!(notices.iter().map(|n| n.turn).collect::<Vec<_>>(), [Held, Denied]);
+}
+
+#[test]
+fn what_is_promised_twice_is_divided_among_those_who_let_it_be() {
+    let over = |cores| View { oversubscribed: true, ..asking(cores) };
+    let away = View { waiting: false, changed: 0, ..over(100) };
+    for (views, want) in [
+        // As long as all fit, everybody has what was promised.
+        (vec![asking(60), over(40)], vec![60_000, 40_000]),
+        (vec![asking(60), over(80)], vec![60_000, 40_000]),
+        (vec![asking(50), over(60), over(40)], vec![50_000, 30_000, 20_000]),
+        (vec![over(100), over(100), over(50)], vec![40_000, 40_000, 20_000]),
+        // Who wants nothing now takes nothing.
+        (vec![asking(60), over(40), away], vec![60_000, 40_000, 100_000]),
+        // Firm ones that were promised more than there is are in proportion, and nobody has nothing.
+        (vec![asking(80), asking(80), over(40)], vec![80_000, 80_000, tuning::LEAST_WEIGHT]),
+        (vec![asking(100), asking(0)], vec![100_000, tuning::LEAST_WEIGHT]),
+    ] {
+        let mut arbiter = Arbiter::default();
+        let named: Vec<(Id, View)> = (0..).zip(views.iter().copied()).collect();
+        arbiter.evaluate(NOW, &named);
+        let got: Vec<u64> = arbiter.members.values().map(|m| m.weight).collect();
+        assert_eq!(got, want, "{views:?}");
+    }
 }
