@@ -69,7 +69,8 @@ fn empty_nodes_stay_empty_while_few_pods_want_one() {
     for (n, ask) in seen().cycle().step_by(7).take(60).enumerate() {
         let ask = demand(&format!("{ask} node=LeastFragmentation gpu=LeastFragmentation"));
         let placed = cluster.plan(&ask).unwrap();
-        cluster.hold_claim(&n.to_string(), placed.shares.iter().map(|s| s.on(&placed.node)).collect());
+        cluster
+            .hold_claim(&n.to_string(), placed.shares.iter().map(|s| s.on(&placed.node)).collect::<Vec<_>>());
         used.insert(placed.node);
     }
     // Sixty pods that ask for the GPUs of five nodes: by what fits the sequences alone, hardly two of them met.

@@ -163,13 +163,13 @@ impl Planner {
     }
 
     /// Gives back what a pod holds whose scheduler seems not to be there: nobody ever says that it cannot run.
-    fn listen(&mut self, pod: &Arc<Pod>, claims: &[Arc<ResourceClaim>], now: Instant) {
+    fn listen(&mut self, pod: &Arc<Pod>, claims: &[Arc<Claim>], now: Instant) {
         let Some(scheduler) = pod::other_scheduler(pod).filter(|_| pod::nominated(pod).is_none()) else {
             return;
         };
         let uid = pod.uid().unwrap_or_default();
         let (since, times) = self.upkeep.unheard.entry(uid.clone()).or_insert((now, 0));
-        if now.saturating_duration_since(*since) < UNHEARD.0 || claims.iter().any(|c| model::is_reserved(c)) {
+        if now.saturating_duration_since(*since) < UNHEARD.0 || claims.iter().any(|c| claim::is_reserved(c)) {
             return;
         }
         let pause = UNHEARD.0.saturating_mul(1 << (*times).min(10)).min(UNHEARD.1);
