@@ -27,6 +27,7 @@ pub mod events;
 pub mod explanation;
 pub mod facts;
 pub mod gate;
+mod kind;
 pub mod leader;
 pub mod metrics;
 pub mod model;

@@ -39,7 +39,8 @@ enum Asking {
     Now(oneshot::Receiver<Option<ApiResource>>),
 }
 
-/// Slices asked for at a time: each has the devices of a node, a hundred kilobytes of text.
+/// Slices asked for at a time: each has all devices of a node, and what is asked for at a time is here as text and parsed at
+/// once.
 const SLICES: u32 = 50;
 
 /// Plural of DeviceTaintRule.

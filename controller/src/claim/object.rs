@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use k8s_openapi::api::resource::v1::{DeviceAllocationConfiguration, ResourceClaimSpec};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use k8s_openapi::{Metadata, NamespaceResourceScope, Resource};
 use serde::{Deserialize, Serialize};
 
+use crate::kind::kind;
 use crate::shared::{Copies, Shared};
 
 /// `resource.k8s.io/v1` ResourceClaim.
@@ -79,26 +79,14 @@ pub struct Consumer {
     pub uid: String,
 }
 
-impl Resource for Claim {
-    const API_VERSION: &'static str = "resource.k8s.io/v1";
-    const GROUP: &'static str = "resource.k8s.io";
-    const KIND: &'static str = "ResourceClaim";
-    const VERSION: &'static str = "v1";
-    const URL_PATH_SEGMENT: &'static str = "resourceclaims";
-    type Scope = NamespaceResourceScope;
-}
-
-impl Metadata for Claim {
-    type Ty = ObjectMeta;
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
+kind!(
+    Claim,
+    "resource.k8s.io/v1",
+    "resource.k8s.io",
+    "ResourceClaim",
+    "resourceclaims",
+    NamespaceResourceScope
+);
 
 /// What claims have alike.
 #[derive(Debug, Default)]

@@ -1,15 +1,15 @@
 //! The ResourceSlice as the controller knows it: what this driver writes into slices, under the names of the API.
 //!
-//! The API's own type takes four kilobytes for a device; what devices have alike is there once ([`Shared`]).
+//! The API's own type takes four kilobytes for a device. What devices have alike is there once ([`Shared`]).
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::resource::v1::{DeviceCapacity, DeviceTaint, ResourcePool};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use k8s_openapi::{ClusterResourceScope, Metadata, Resource};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::kind::kind;
 use crate::shared::{Copies, Shared};
 
 /// `resource.k8s.io/v1` ResourceSlice.
@@ -69,26 +69,14 @@ pub enum Attribute {
     Other(Value),
 }
 
-impl Resource for Slice {
-    const API_VERSION: &'static str = "resource.k8s.io/v1";
-    const GROUP: &'static str = "resource.k8s.io";
-    const KIND: &'static str = "ResourceSlice";
-    const VERSION: &'static str = "v1";
-    const URL_PATH_SEGMENT: &'static str = "resourceslices";
-    type Scope = ClusterResourceScope;
-}
-
-impl Metadata for Slice {
-    type Ty = ObjectMeta;
-
-    fn metadata(&self) -> &ObjectMeta {
-        &self.metadata
-    }
-
-    fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        &mut self.metadata
-    }
-}
+kind!(
+    Slice,
+    "resource.k8s.io/v1",
+    "resource.k8s.io",
+    "ResourceSlice",
+    "resourceslices",
+    ClusterResourceScope
+);
 
 impl Slice {
     /// Shares with other slices what their devices have alike.

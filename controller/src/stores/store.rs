@@ -1,7 +1,7 @@
 //! The objects of one kind, as a watch brought them last.
 //!
 //! As `kube::runtime::reflector::Store`, but for its memory: there every object has a key of its own that repeats its name,
-//! namespace, version and UID, which is as much as this controller remembers of most pods.
+//! namespace, version and UID. Of 50,000 pods and as many claims that is a tenth of all this controller has.
 
 use std::cmp::Ordering;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -105,7 +105,7 @@ impl<K: Resource + Clone> Writer<K> {
                 // One that changed between two pages comes twice, the later one last.
                 objects.reverse();
                 objects.sort_by(|a, b| order(&**a, &**b));
-                objects.dedup_by(|later, earlier| order(&**later, &**earlier).is_eq());
+                objects.dedup_by(|next, kept| order(&**next, &**kept).is_eq());
                 *self.objects() = objects;
                 // It was listed before, if this fails.
                 let _ = self.store.0.listed.set(());

@@ -13,6 +13,7 @@ pub mod known;
 pub mod ledger;
 pub mod limits;
 pub mod newest;
+pub mod places;
 pub mod pointers;
 pub mod sync;
 pub mod usage;

@@ -14,13 +14,13 @@
 //! So an allocation that is not in the table under its lock is in a cell or is no allocation, and of two threads that free
 //! the same memory, which is the program's mistake, one finds it.
 
+use crate::places::place;
 use crate::pointers::{Found, Owner};
 use crate::sync::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 /// Cells of a process: one bit each of [`Newest::used`].
 const CELLS: usize = 1 << CELL_BITS;
 const CELL_BITS: u32 = 6;
-const FACTOR: u32 = 0x9e37_79b1;
 
 /// Bits of [`Cell::word`] that tell an address's allocations apart. Addresses of allocations have zeroes there: CUDA aligns
 /// them to 256 bytes.
@@ -119,10 +119,9 @@ impl Default for Newest {
     }
 }
 
-/// Thread pointers differ in some of their lower 32 bits: one multiplication spreads them.
 #[inline]
 fn index(thread: usize) -> usize {
-    (thread as u32).wrapping_mul(FACTOR).wrapping_shr(32 - CELL_BITS) as usize
+    place(thread, CELL_BITS)
 }
 
 impl Newest {

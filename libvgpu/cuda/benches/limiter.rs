@@ -18,6 +18,8 @@ mod bench;
 mod driver;
 #[path = "limiter/hami.rs"]
 mod hami;
+#[path = "../tests/tenants/random.rs"]
+mod random;
 #[path = "../tests/turns/requests.rs"]
 mod requests;
 #[path = "../tests/turns/scene.rs"]

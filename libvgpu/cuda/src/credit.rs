@@ -13,11 +13,12 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 
 use vgpu_core::compute::estimate::Key;
 use vgpu_core::compute::gate::Loan;
+use vgpu_core::places;
+pub(crate) use vgpu_core::places::FACTOR;
 
 /// Threads that may have credit at once.
 pub(crate) const PLACES: usize = 1 << PLACE_BITS;
 pub(crate) const PLACE_BITS: u32 = 10;
-pub(crate) const FACTOR: u32 = 0x9e37_79b1;
 
 /// A thread's credit. The first 64 bytes are what a launch looks at.
 #[repr(C, align(128))]
@@ -136,10 +137,10 @@ pub(crate) fn thread() -> usize {
     }
 }
 
-/// Thread pointers differ in some of their lower 32 bits: one multiplication spreads them.
+/// Its place here.
 #[inline(always)]
 pub(crate) const fn place(thread: usize) -> usize {
-    (thread as u32).wrapping_mul(FACTOR).wrapping_shr(32 - PLACE_BITS) as usize
+    places::place(thread, PLACE_BITS)
 }
 
 /// Takes one launch from this thread's credit, if it has any for this.

@@ -20,6 +20,8 @@ mod movable;
 mod nvml;
 #[path = "tenants/program.rs"]
 mod program;
+#[path = "tenants/random.rs"]
+mod random;
 #[path = "tenants/tenant.rs"]
 mod tenant;
 

@@ -12,6 +12,7 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::driver::{Driver, load_needed};
 use crate::hami::{self, Books};
+use crate::random::random;
 
 /// Calls between two looks at the clock: at most half of what a thread may launch without asking, so that more than a
 /// quarter of the batches have no launch that asks.
@@ -239,13 +240,7 @@ fn start(count: u64) -> anyhow::Result<()> {
 /// Allocates and frees mixed sizes at random, and ends with nothing.
 fn race(operations: u64, seed: u64, limit: u64) -> anyhow::Result<()> {
     let driver = Driver::start()?;
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut random = move |below: u64| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state % below
-    };
+    let mut random = random(seed);
     let mut live = Vec::new();
     for _ in 0..operations {
         if random(2) == 0 || live.is_empty() {

@@ -8,6 +8,7 @@ use vgpu_share::Share;
 
 use crate::bench::{Bench, MIB};
 use crate::cuda::{Cuda, OUT_OF_MEMORY};
+use crate::random::random;
 use crate::{Tenant, agrees};
 
 const LIMIT: u64 = 64 * MIB;
@@ -39,13 +40,7 @@ pub(crate) fn tenant() -> anyhow::Result<()> {
 
 fn thread(cuda: &Cuda, seed: u64, from: &Receiver<u64>, to: Sender<u64>) -> anyhow::Result<()> {
     cuda.enter()?;
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut random = move |below: u64| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state % below
-    };
+    let mut random = random(seed);
     let free = |address| cuda.free(address).map_err(|code| anyhow::anyhow!("cuMemFree: {code}"));
     let mut own = Vec::new();
     for _ in 0..OPERATIONS {

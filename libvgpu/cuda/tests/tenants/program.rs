@@ -13,6 +13,7 @@ use vgpu_share::Share;
 
 use crate::bench::{Bench, MIB, until};
 use crate::cuda::{Cuda, OUT_OF_MEMORY};
+use crate::random::random;
 use crate::{Tenant, used};
 
 const LIMIT: u64 = 64 * MIB;
@@ -185,13 +186,8 @@ impl Scene {
 }
 
 fn play(bench: &Bench, share: &Share, seed: u64) -> anyhow::Result<[usize; 5]> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut random = move |below: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state % below.max(1) as u64) as usize
-    };
+    let mut random = random(seed);
+    let mut random = move |below: usize| random(below as u64) as usize;
     let mut scene = Scene {
         folder: tempfile::tempdir()?,
         next: 0,

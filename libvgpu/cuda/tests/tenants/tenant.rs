@@ -6,6 +6,7 @@ use anyhow::{bail, ensure};
 
 use crate::bench::MIB;
 use crate::cuda::{Cuda, OUT_OF_MEMORY};
+use crate::random::random;
 
 /// Says that it is ready, for those who wait for a line.
 fn ready() -> anyhow::Result<()> {
@@ -93,13 +94,7 @@ pub(crate) fn run(what: &str, arguments: &[String]) -> anyhow::Result<()> {
 /// Allocates and frees mixed sizes at random, and ends with nothing.
 fn race(operations: u64, seed: u64, limit: u64) -> anyhow::Result<()> {
     let cuda = Cuda::start()?;
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut random = move |below: u64| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state % below
-    };
+    let mut random = random(seed);
     let mut live = Vec::new();
     let mut refused = 0u64;
     ready()?;
