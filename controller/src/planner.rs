@@ -5,7 +5,9 @@ mod explaining;
 mod ganging;
 mod learning;
 mod looking_on;
+mod nominations;
 mod preempting;
+mod reclaiming;
 mod standing;
 mod upkeep;
 mod ways;
@@ -77,6 +79,7 @@ pub struct Planner {
     /// What claims (UIDs) were promised and their watch has not shown yet.
     promised: BTreeMap<String, Promise>,
     upkeep: upkeep::Upkeep,
+    nominations: nominations::Nominations,
     /// Whether pods may be evicted for others.
     preemption: bool,
     preempting: preempting::Preempting,
@@ -144,6 +147,7 @@ impl Planner {
             writing: HashSet::new(),
             promised: BTreeMap::new(),
             upkeep: upkeep::Upkeep::default(),
+            nominations: nominations::Nominations::default(),
             preemption: false,
             preempting: preempting::Preempting::default(),
             hami_quotas: false,
@@ -255,6 +259,7 @@ impl Planner {
         let mut pods = self.stores.pods.state();
         pods.sort_by(|a, b| pod::order(a, b));
         let now = Instant::now();
+        self.nominations.look(&pods, now);
         let (mut turns, mut waiting) = (Vec::new(), 0);
         let mut gangs = Gangs::default();
         for pod in pods.iter().filter(|p| !pod::is_going(p)) {
@@ -278,7 +283,7 @@ impl Planner {
                     }
                 }
                 Standing::Invalid(claim, invalid) => self.say_invalid(pod, &claim, &invalid),
-                Standing::Waiting(found) => match self.lost_node(&found) {
+                Standing::Waiting(found) => match self.lost_node(&found, now) {
                     Some(node) => self.let_go(pod, &node, "an allocation of it was cleared", now),
                     None => match (pod::gang(pod), ganging::key(pod)) {
                         (Some(Err(why)), _) => self.say_no_gang(pod, &why),

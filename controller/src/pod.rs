@@ -137,7 +137,7 @@ pub fn other_scheduler(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.scheduler_name.as_deref().filter(|name| !["", DEFAULT_SCHEDULER].contains(name))
 }
 
-/// Node for which others are being preempted.
+/// Node it is expected on, by whomever: the controller, or the scheduler before it binds it or while others end for it.
 pub fn nominated(pod: &Pod) -> Option<&str> {
     pod.status.as_ref()?.nominated_node_name.as_deref().filter(|n| !n.is_empty())
 }

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
             ("pods_of_another_drivers_class_are_never_gated", other_drivers_pods),
             ("a_namespace_holds_no_more_than_its_quota", quota),
             ("a_pod_of_higher_priority_gets_the_place_of_others", preemption),
+            ("a_pod_made_for_a_node_gets_its_gpu_there_without_a_scheduler", node_named),
             ("an_admin_looks_at_every_gpu_of_a_node_and_takes_nothing", admin_access),
             ("bad_claims_are_named_and_disturb_nobody", bad_claims),
             ("a_pod_whose_node_lost_its_room_holds_no_gpu_and_is_placed_when_there_is_room", room_is_lost),
@@ -307,6 +308,25 @@ fn preemption(world: &World) -> anyhow::Result<()> {
     let told = world.events("low7", "Preempted")?;
     ensure!(told.len() == 1 && told[0].contains("/urgent, whose priority 1000 is above 0"), "{told:?}");
     world.kubectl(&["delete", "priorityclass", "urgent"]).map(drop)
+}
+
+fn node_named(world: &World) -> anyhow::Result<()> {
+    let scheduler = world.cluster.program("kube-scheduler");
+    scheduler.stop()?;
+    let named = |node: &str| {
+        let all = share(node, "3000Mi", 0, ("Binpack", "Binpack"), SLEEP);
+        all.replace("  resourceClaims", &format!("  nodeName: {node}\n  resourceClaims"))
+    };
+    for node in NODES {
+        world.apply(&named(node))?;
+    }
+    for node in NODES {
+        let on = world.ready(node, 60)?;
+        ensure!(on == node, "{node} runs on {on}");
+        let told = world.exec(node, &["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader"])?;
+        ensure!(told == "3000 MiB", "on {node} it sees {told}");
+    }
+    Ok(scheduler.start()?)
 }
 
 fn explained(world: &World) -> anyhow::Result<()> {

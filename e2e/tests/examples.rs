@@ -25,6 +25,7 @@ examples! {
     compute_limit "compute-limit";
     exclusive "exclusive";
     fractional "fractional";
+    gang "gang";
     init_container "init-container";
     joined_gpus "joined-gpus";
     memory_limit "memory-limit";
@@ -35,6 +36,7 @@ examples! {
     policy_c "policy-c-node-binpack-gpu-spread";
     policy_d "policy-d-both-spread";
     same_numa_node "same-numa-node";
+    selector "selector";
     shared_claim "shared-claim";
     two_containers_two_shares "two-containers-two-shares";
     two_gpus_one_container "two-gpus-one-container";

@@ -71,7 +71,7 @@ const BENCHES: [Bench; 6] = [
     },
     Bench {
         name: "throughput",
-        what: "pods bound per second on a real control plane, beside kube-scheduler's own allocation; takes half an hour",
+        what: "pods bound per second on a real control plane, beside kube-scheduler's own allocation; takes 45 minutes",
         programs: &[("vgpu-e2e", "throughput")],
         loads: &[],
         shipped: false,

@@ -37,6 +37,7 @@ impl Planner {
         let now = Instant::now();
         let mut pods = self.stores.pods.state();
         pods.sort_by(|a, b| pod::order(a, b));
+        self.nominations.look(&pods, now);
         let (mut explained, mut waiting) = (Vec::new(), Vec::new());
         for pod in pods.iter().filter(|p| !pod::is_going(p) && !pod::is_done(p)) {
             let asked = is_asked(pod);

@@ -29,7 +29,7 @@ impl Planner {
             }
             // From the time when the controller allocated.
             if pod::gate_index(pod).is_some() && !self.writing.contains(&pod.uid().unwrap_or_default()) {
-                self.take_gate(pod, now);
+                self.take_gate(pod, None, now);
             }
             self.say_unheeded(pod, &|class| ours.contains(class));
         }

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use kube::ResourceExt;
+use tokio::time::Instant;
 
 use super::Planner;
 use crate::claim::{self, Claim};
@@ -80,8 +81,8 @@ impl Planner {
     }
 
     /// Node of a waiting pod one of whose claims was allocated before and is not any more, by whomever.
-    pub(super) fn lost_node(&self, waiting: &Waiting) -> Option<String> {
-        if pod::bound_to(&waiting.pod).is_some() || pod::nominated(&waiting.pod).is_some() {
+    pub(super) fn lost_node(&self, waiting: &Waiting, now: Instant) -> Option<String> {
+        if pod::bound_to(&waiting.pod).is_some() || self.nominations.awaited(&waiting.pod, now).is_some() {
             return None;
         }
         let open = waiting.open.iter().filter_map(|(_, claim)| claim.uid());

@@ -1,11 +1,9 @@
-//! What becomes of allocations after they are written: the scheduler may not use them, nobody may use them, and once in
-//! a while something is true that cannot be.
+//! What becomes of allocations after they are written: the gate goes, the pod is bound, or the scheduler does not use them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 use tokio::time::Instant;
 
@@ -13,7 +11,6 @@ use super::writer::{Report, Writer, chain};
 use super::{Planner, version};
 use crate::claim::{self, Claim};
 use crate::events::{Saying, reference};
-use crate::model::Model;
 use crate::pod::Pod;
 use crate::{WRITE_DEADLINE, allocation, pod};
 
@@ -29,11 +26,7 @@ const PENALTY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_s
 /// First pause of a pod after a write that failed; it doubles up to the last.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// An eviction is tried again after this, while it is still due.
-const EVICT_AGAIN: Duration = Duration::from_secs(10);
-/// So long more than there is must stay promised before a pod goes for it.
-const OVERCOMMITTED: Duration = Duration::from_secs(2);
-/// So long an allocation may be without a pod that will use it.
-const UNUSED: Duration = Duration::from_secs(5);
+pub(super) const EVICT_AGAIN: Duration = Duration::from_secs(10);
 
 /// What is remembered between passes. Losing it costs time and nothing else.
 #[derive(Default)]
@@ -47,7 +40,7 @@ pub(super) struct Upkeep {
     /// Pod and node: not before, and how often so far.
     penalties: HashMap<(String, String), (Instant, u32)>,
     /// Claims (UIDs) nobody will use, since when.
-    unused: HashMap<String, Instant>,
+    pub(super) unused: HashMap<String, Instant>,
     /// Pods (UIDs) told to go, and when that is tried again.
     evicted: HashMap<String, Instant>,
     /// Node and claims (UIDs) of pods that were seen allocated and are not bound.
@@ -57,7 +50,7 @@ pub(super) struct Upkeep {
     /// Failed writes of a pod in a row.
     failures: HashMap<String, u32>,
     /// GPUs promised more than they have, since when.
-    overcommitted: BTreeMap<(String, String), Instant>,
+    pub(super) overcommitted: BTreeMap<(String, String), Instant>,
 }
 
 impl Upkeep {
@@ -148,9 +141,14 @@ impl Planner {
             None => {}
         }
         if pod::gate_index(pod).is_some() && !pod::has_other_gates(pod) {
-            return self.take_gate(pod, now);
+            return self.take_gate(pod, Some(node), now);
         }
-        if !pod::is_refused(pod) || pod::nominated(pod).is_some() {
+        if self.nominations.awaited(pod, now).is_some() {
+            self.upkeep.refused.remove(&uid);
+            self.upkeep.unheard.remove(&uid);
+            return;
+        }
+        if !pod::is_refused(pod) {
             self.upkeep.refused.remove(&uid);
             return self.listen(pod, &claims, now);
         }
@@ -164,6 +162,7 @@ impl Planner {
 
     /// Gives back what a pod holds whose scheduler seems not to be there: nobody ever says that it cannot run.
     fn listen(&mut self, pod: &Arc<Pod>, claims: &[Arc<Claim>], now: Instant) {
+        // One that nominates a node has been heard of: it is never done for it.
         let Some(scheduler) = pod::other_scheduler(pod).filter(|_| pod::nominated(pod).is_none()) else {
             return;
         };
@@ -185,7 +184,8 @@ impl Planner {
         self.upkeep.resting.insert(uid, now + pause);
     }
 
-    pub(super) fn take_gate(&mut self, pod: &Arc<Pod>, now: Instant) {
+    /// Tells the scheduler of the node the pod has GPUs on, if there is one, and lets it try.
+    pub(super) fn take_gate(&mut self, pod: &Arc<Pod>, node: Option<&str>, now: Instant) {
         let uid = pod.uid().unwrap_or_default();
         // Until the watch shows that it is gone it is not taken again.
         let is_taken = self.upkeep.ungated.get(&uid).is_some_and(|gone| version(&**pod) < *gone);
@@ -193,9 +193,9 @@ impl Planner {
             return;
         }
         self.writing.insert(uid.clone());
-        let (writer, pod) = (self.writer.clone(), pod.clone());
+        let (writer, pod, node) = (self.writer.clone(), pod.clone(), node.map(str::to_owned));
         self.tasks.spawn(async move {
-            let done = allocation::ungate(&writer.client, &pod).await;
+            let done = writer.ungate(&pod, node.as_deref()).await;
             if let Err(error) = &done {
                 tracing::info!(error = %chain(error), "the gate is tried again");
             }
@@ -229,9 +229,16 @@ impl Planner {
             found.filter(|c| !claim::own_results(c).is_empty() && !claim::is_reserved(c)).collect();
         self.writing.insert(uid.clone());
         self.writer.metrics.cleared.inc();
-        let writer = self.writer.clone();
+        let (writer, pod) = (self.writer.clone(), pod.clone());
         self.tasks.spawn(async move {
             let mut failed = false;
+            // The scheduler keeps its room on a node it is nominated to, and takes the name away itself only where it looked
+            // for others to preempt.
+            if pod::nominated(&pod).is_some() && pod::other_scheduler(&pod).is_none() {
+                let done = allocation::nominate(&writer.client, &pod, None).await;
+                failed =
+                    done.inspect_err(|e| tracing::info!(error = %chain(e), "a pod stays nominated")).is_err();
+            }
             for claim in &claims {
                 if let Err(error) = allocation::clear(&writer.client, claim, false).await {
                     failed = true;
@@ -272,75 +279,6 @@ impl Planner {
         }
         due
     }
-
-    /// Allocations nobody has reserved and no pod will use.
-    pub(super) fn take_back(&mut self, model: &Model, now: Instant) {
-        let is_unused = |claim: &Claim| {
-            !claim::is_reserved(claim)
-                && !claim::own_results(claim).is_empty()
-                && !model.users(claim).iter().any(|p| uses(p, claim))
-        };
-        let mut unused: BTreeMap<&String, &Arc<Claim>> = BTreeMap::new();
-        unused.extend(model.claims.iter().filter(|(_, claim)| is_unused(claim)));
-        self.upkeep.unused.retain(|uid, _| unused.contains_key(uid));
-        // In the order of their names: the map's own order is another each time.
-        let mut unused: Vec<_> = unused.into_iter().collect();
-        unused.sort_by_key(|(_, c)| (c.namespace(), c.name_any()));
-        for (uid, claim) in unused {
-            let since = *self.upkeep.unused.entry(uid.clone()).or_insert(now);
-            if now.duration_since(since) < UNUSED {
-                continue;
-            }
-            // Tried again after another while, if it does not take.
-            self.upkeep.unused.insert(uid.clone(), now);
-            let (writer, claim) = (self.writer.clone(), claim.clone());
-            self.tasks.spawn(async move {
-                match take_back_one(&writer.client, &claim).await {
-                    Ok(true) => drop(writer.metrics.taken_back.inc()),
-                    Ok(false) => {}
-                    Err(error) => {
-                        tracing::info!(claim = claim.name_any(), %error, "an allocation was not taken back")
-                    }
-                }
-            });
-        }
-    }
-
-    /// More on a GPU than it has cannot happen; if it does and stays, the youngest pod that has not started goes.
-    pub(super) fn check_overcommitment(&mut self, model: &Model, now: Instant) {
-        let found = model.cluster.overcommitted();
-        self.writer.metrics.overcommitted.set(found.len() as i64);
-        let is_over = |(node, gpu): &(String, String)| found.iter().any(|o| o.node == *node && o.gpu == *gpu);
-        self.upkeep.overcommitted.retain(|key, _| is_over(key));
-        for over in &found {
-            let key = (over.node.clone(), over.gpu.clone());
-            let since = *self.upkeep.overcommitted.entry(key.clone()).or_insert(now);
-            if now.saturating_duration_since(since) < OVERCOMMITTED {
-                continue;
-            }
-            // The next one goes only if what this one held did not help.
-            self.upkeep.overcommitted.insert(key, now + EVICT_AGAIN);
-            let claims = over.claims.iter().filter_map(|uid| model.claims.get(uid));
-            let pods = claims.flat_map(|claim| model.users(claim));
-            let waits = |p: &&Arc<Pod>| {
-                p.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending") == "Pending"
-                    && !pod::is_going(p)
-            };
-            let age = |p: &&Arc<Pod>| (p.creation_timestamp().map(|t| t.0), p.namespace(), p.name_any());
-            let youngest = pods.filter(waits).max_by_key(age).cloned();
-            let note = format!("{} on {} is promised more than it has", over.gpu, over.node);
-            tracing::error!(node = over.node, gpu = over.gpu, claims = ?over.claims, "a GPU is promised more than it has");
-            if let Some(gpu_node) = self.stores.gpu_nodes.get(&over.node) {
-                self.say(reference(&*gpu_node), Saying::warning("Overcommitted", note.clone()));
-            }
-            let Some(pod) = youngest.filter(|p| self.may_evict(p, now)) else { continue };
-            let note = format!("{note}; the youngest pod that has not started is evicted");
-            let writer = self.writer.clone();
-            self.tasks.spawn(async move {
-                writer.evict(&pod, Saying::warning("Overcommitted", note)).await;
-            });
-        }
-    }
 }
 
 impl Writer {
@@ -373,31 +311,8 @@ async fn node_elsewhere(client: &Client, pod: &Pod) -> anyhow::Result<Option<Str
     Ok(None)
 }
 
-async fn timeout<T>(call: impl Future<Output = kube::Result<T>>) -> anyhow::Result<T> {
+pub(super) async fn timeout<T>(call: impl Future<Output = kube::Result<T>>) -> anyhow::Result<T> {
     Ok(tokio::time::timeout(WRITE_DEADLINE, call).await??)
-}
-
-/// Whether a pod holds on to a claim: it names it, is not done, and the claim is the one it means.
-fn uses(pod: &Pod, claim: &Claim) -> bool {
-    let owner = claim.owner_references().iter().find(|o| o.kind == "Pod");
-    !pod::is_done(pod) && owner.is_none_or(|o| Some(&o.uid) == pod.uid().as_ref())
-}
-
-/// Looks once more at the claim and the pods as they are now, and clears it if nobody will use it.
-async fn take_back_one(client: &Client, claim: &Claim) -> anyhow::Result<bool> {
-    let namespace = claim.namespace().unwrap_or_default();
-    let claims: Api<Claim> = Api::namespaced(client.clone(), &namespace);
-    let Some(fresh) = timeout(claims.get_opt(&claim.name_any())).await? else { return Ok(false) };
-    if fresh.uid() != claim.uid() || claim::own_results(&fresh).is_empty() || claim::is_reserved(&fresh) {
-        return Ok(false);
-    }
-    let pods: Api<Pod> = Api::namespaced(client.clone(), &namespace);
-    let named = |p: &Pod| pod::claims(p).iter().any(|c| c.claim.as_deref() == Some(&fresh.name_any()));
-    if timeout(pods.list(&ListParams::default())).await?.items.iter().any(|p| named(p) && uses(p, &fresh)) {
-        return Ok(false);
-    }
-    allocation::clear(client, &fresh, true).await?;
-    Ok(true)
 }
 
 /// What the scheduler said last.

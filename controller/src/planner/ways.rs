@@ -104,10 +104,10 @@ impl Planner {
         let bound = pod::bound_to(pod);
         // A bound pod goes nowhere else, whatever the node has become.
         let mut excluded = if bound.is_some() { Default::default() } else { model.excluded(pod, &volumes) };
-        let nominated = pod::nominated(pod);
+        let awaited = self.nominations.awaited(pod, now);
         let penalties = self.upkeep.avoided(&pod.uid().unwrap_or_default(), now);
         // The node others are preempted on for this pod is the one to go to, whatever was before.
-        for node in penalties.into_iter().filter(|n| bound.is_none() && nominated != Some(n.as_str())) {
+        for node in penalties.into_iter().filter(|n| bound.is_none() && awaited != Some(n.as_str())) {
             excluded.nodes.entry(node).or_insert(NodeExclusion("RejectedByScheduler".to_owned()));
         }
         Demand {
@@ -115,7 +115,7 @@ impl Planner {
             requests: Vec::new(),
             constraints: Vec::new(),
             node_policy: Policy::Binpack,
-            only_node: bound.or(waiting.node.as_deref()).or(nominated).map(str::to_owned),
+            only_node: bound.or(waiting.node.as_deref()).or(awaited).map(str::to_owned),
             excluded,
         }
     }

@@ -12,7 +12,7 @@ use crate::allocation::{self, Grant, WriteError};
 use crate::claim::Claim;
 use crate::events::{Events, Saying, reference};
 use crate::metrics::Metrics;
-use crate::pod::Pod;
+use crate::pod::{self, Pod};
 
 /// Without an answer to a write it is asked again this often what became of it.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
@@ -111,8 +111,21 @@ impl Writer {
             };
             written.push((stored.uid().unwrap_or_default(), version(&stored)));
         }
-        let ungated = if ungate { allocation::ungate(&self.client, pod).await? } else { None };
+        let ungated = if ungate { self.ungate(pod, Some(node)).await? } else { None };
         Ok(ungated.as_ref().map(version))
+    }
+
+    /// Takes a pod's gate, after it was nominated to the node it has GPUs on.
+    pub(super) async fn ungate(&self, pod: &Pod, node: Option<&str>) -> Result<Option<Pod>, WriteError> {
+        // Other schedulers have uses of their own for the field.
+        let told = node.filter(|_| pod::other_scheduler(pod).is_none() && pod::gate_index(pod).is_some());
+        if let Some(node) = told.filter(|node| pod::nominated(pod) != Some(*node)) {
+            // The scheduler only takes longer without it.
+            if let Err(error) = allocation::nominate(&self.client, pod, Some(node)).await {
+                tracing::info!(error = %chain(&error), "a pod goes without its node being nominated");
+            }
+        }
+        allocation::ungate(&self.client, pod).await
     }
 
     /// Asks until it is known what became of an allocation; the claim, if it took.

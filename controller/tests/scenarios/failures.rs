@@ -33,7 +33,7 @@ fn once(controller: &Controller, hits: impl Fn(&Call) -> bool + Send + 'static, 
 
 #[tokio::test(start_paused = true)]
 async fn a_conflict_on_any_write_plans_the_pod_again() {
-    for write in ["resourceclaims", "resourceclaims/status", "pods"] {
+    for write in ["resourceclaims", "resourceclaims/status", "pods/status", "pods"] {
         let (cluster, controller) = one_pod().await;
         let hits = move |c: &Call| {
             c.verb == Verb::Patch
@@ -99,7 +99,8 @@ async fn an_allocation_that_takes_after_its_time_out_cannot_promise_a_gpu_twice(
 #[tokio::test(start_paused = true)]
 async fn a_gate_whose_removal_had_no_answer_is_gone() {
     let (cluster, controller) = one_pod().await;
-    once(&controller, |c| c.plural == "pods" && c.verb == Verb::Patch, Fault::LoseAnswer);
+    let takes_gate = |c: &Call| c.plural == "pods" && c.subresource.is_empty() && c.verb == Verb::Patch;
+    once(&controller, takes_gate, Fault::LoseAnswer);
     cluster.api.create(pod("train", &["share"]));
     sleep(10).await;
     assert_eq!(cluster.bound("train").as_deref(), Some("node-a"));

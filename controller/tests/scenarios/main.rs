@@ -11,6 +11,7 @@ mod failures;
 mod gangs;
 mod gate;
 mod leadership;
+mod nominations;
 mod notices;
 mod overcommit;
 mod policies;

@@ -113,10 +113,13 @@ async fn a_nominated_pod_is_planned_on_that_node_only_and_not_penalised() {
     cluster.api.create(pod("train", &["share"]));
     sleep(6).await;
     assert_eq!(cluster.allocated("train"), None, "it was refused there");
-    // Now others are preempted for it there; another node appears that is not for it.
+    // Now another is preempted for it there, and takes its time; another node appears that is not for it.
+    let victim = plain_pod("victim", "100m").set("/spec/nodeName", "node-a");
+    cluster.api.create(victim.set("/metadata/finalizers", json!(["example.com/slow"])));
+    cluster.delete_pod("victim");
     cluster.patch_pod("train", true, json!({"status": {"nominatedNodeName": "node-a"}}));
     cluster.add_node("node-b", 1);
-    sleep(30).await;
+    sleep(90).await;
     assert_eq!(
         cluster.allocated("train").as_deref(),
         Some("node-a"),

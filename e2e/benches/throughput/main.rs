@@ -6,8 +6,8 @@
 //! account. There are no kubelets: a pod is done when it is bound. Both ways take turns, so that a noisy machine disturbs
 //! both.
 //!
-//! `--controller FILE` names the controller; `--pods N` (2,000) and `--claims N` (50,000) change the sizes; `--only
-//! controller|scheduler` measures one of both, once, and `--only-full` the full cluster alone.
+//! `--controller FILE` names the controller; `--pods N` (2,000), `--many N` (10,000, measured once each) and `--claims N` (50,000)
+//! change the sizes; `--only controller|scheduler` measures one of both, once, and `--only-full` the full cluster alone.
 
 mod fleet;
 mod full;
@@ -34,6 +34,9 @@ struct Args {
     /// Pods of one measurement.
     #[arg(long, default_value_t = 2000)]
     pods: usize,
+    /// Pods of a measurement with many, once each; 0 leaves that part out.
+    #[arg(long, default_value_t = 10_000)]
+    many: usize,
     /// Claims, each with its pod, of the full cluster; 0 leaves that part out.
     #[arg(long, default_value_t = 50_000)]
     claims: usize,
@@ -51,15 +54,16 @@ struct Args {
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let runtime = tokio::runtime::Runtime::new().context("cannot start the runtime")?;
-    let measure = |allocator: Allocator, qps: Option<u32>| -> anyhow::Result<Outcome> {
+    let measure_of = |pods: usize, allocator: Allocator, qps: Option<u32>| -> anyhow::Result<Outcome> {
         let plane = Plane::start(allocator, qps, &args.controller)?;
-        let outcome = runtime.block_on(pods::bind(&plane, args.pods));
+        let outcome = runtime.block_on(pods::bind(&plane, pods));
         let outcome = outcome.with_context(|| format!("its logs: {}", plane.keep_logs()))?;
         let limits = qps.map_or_else(|| "default limits".to_owned(), |q| format!("{q} QPS"));
-        eprintln!("  {allocator:?}, scheduler with {limits}: {outcome}");
+        eprintln!("  {allocator:?}, {pods} pods, scheduler with {limits}: {outcome}");
         plane.stop()?;
         Ok(outcome)
     };
+    let measure = |allocator: Allocator, qps: Option<u32>| measure_of(args.pods, allocator, qps);
     if let Some(only) = args.only {
         return measure(only, Some(UNTHROTTLED)).map(drop);
     }
@@ -75,6 +79,12 @@ fn main() -> anyhow::Result<()> {
     }
     let ours_limited = measure(Allocator::Controller, None)?;
     let stock_limited = measure(Allocator::Scheduler, None)?;
+    let many = match args.many {
+        0 => None,
+        many => Some(
+            [Allocator::Controller, Allocator::Scheduler].map(|a| measure_of(many, a, Some(UNTHROTTLED))),
+        ),
+    };
     let full = match args.claims {
         0 => None,
         claims => Some(full::start_in(&runtime, &args.controller, claims)?),
@@ -99,6 +109,14 @@ fn main() -> anyhow::Result<()> {
         "baseline_p99_ms": {"value": stock_p99, "unit": "ms", "baseline": null, "goal": null, "ok": null},
         "writes_per_pod": {"value": writes, "unit": "", "baseline": stock_writes, "goal": null, "ok": null},
     });
+    if let Some([ours, stock]) = many {
+        let (ours, stock) = (ours?.pods_per_second, stock?.pods_per_second);
+        let ratio = ours / stock;
+        all["many_pods_per_second"] =
+            json!({"value": ours, "unit": "1/s", "baseline": stock, "goal": null, "ok": null});
+        all["many_ratio"] =
+            json!({"value": ratio, "unit": "", "baseline": 1.0, "goal": 2.5, "ok": ratio >= 2.5});
+    }
     if let Some(full) = full {
         let (rss, first) = (full.rss_mib, full.first_write_s);
         all["controller_rss_mib"] =

@@ -9,8 +9,8 @@ use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use vgpu_e2e::cluster::{Cluster, Options};
 
-/// The controller's service account.
-const USER: &str = "system:serviceaccount:vgpu-dra-system:vgpu-controller";
+/// The controller's service account, with its namespace.
+const ACCOUNT: (&str, &str) = ("vgpu-dra-system", "vgpu-controller");
 
 /// Of /proc, per second: Linux counts so on every machine (USER_HZ).
 const TICKS: f64 = 100.0;
@@ -52,12 +52,11 @@ impl Plane {
         let layout = self.cluster.layout();
         let admin = std::fs::read(layout.pki().join("admin.kubeconfig"))?;
         let mut config: Value = serde_json::from_slice(&admin).context("the admin's kubeconfig")?;
-        config["users"][0]["user"]["as"] = USER.into();
-        config["users"][0]["user"]["as-groups"] = json!([
-            "system:serviceaccounts",
-            "system:serviceaccounts:vgpu-dra-system",
-            "system:authenticated"
-        ]);
+        // Impersonated by the admin, it would cost the API server an authorization more for each request.
+        let (namespace, account) = ACCOUNT;
+        let out = self.cluster.kubectl(&["create", "token", account, "--namespace", namespace])?;
+        ensure!(out.status.success(), "no token: {}", String::from_utf8_lossy(&out.stderr));
+        config["users"][0]["user"] = json!({"token": String::from_utf8(out.stdout)?.trim()});
         let file = layout.pki().join("controller.kubeconfig");
         std::fs::write(&file, config.to_string())?;
         let log = File::create(layout.logs().join("vgpu-controller.log"))?;

@@ -1,8 +1,10 @@
 //! kube-scheduler, as far as claims allocated by somebody else see it.
 //!
 //! A pod without gates whose claims are all allocated is bound to a node that every allocation reaches and that has room:
-//! its claims are read again and reserved (PreBind), then it is bound. If no node fits and some were left out because of
-//! an allocation, one claim's that no other pod has reserved is cleared (PostFilter). Nodes are tried in the order of their names.
+//! it is nominated to it unless it is already, its claims are read again and reserved (PreBind), then it is bound. If no node
+//! fits and some were left out because of an allocation, one claim's that no other pod has reserved is cleared (PostFilter), and
+//! the nomination goes unless somebody ends on that node or the pod may preempt nobody. The node a pod is nominated to is tried
+//! first, the others in the order of their names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -143,7 +145,9 @@ impl Attempt {
             return self.refuse(&at, "cannot allocate all claims");
         }
         let (mut fitting, mut by_claim) = (None, false);
-        for node in self.api.objects("", "nodes") {
+        let mut nodes = self.api.objects("", "nodes");
+        nodes.sort_by_key(|n| n["metadata"]["name"] != pod["status"]["nominatedNodeName"]);
+        for node in nodes {
             let name = text(&node["metadata"]["name"]);
             if !self.takes(&node, pod) {
                 continue;
@@ -191,17 +195,22 @@ impl Attempt {
     fn refuse(&self, at: &Key, message: &str) {
         let Some(pod) = self.api.object("", "pods", at) else { return };
         let mut conditions = list(&pod["status"]["conditions"]).to_vec();
-        if conditions
-            .iter()
-            .any(|c| c["type"] == "PodScheduled" && c["status"] == "False" && c["message"] == message)
-        {
+        let is_said =
+            |c: &Value| c["type"] == "PodScheduled" && c["status"] == "False" && c["message"] == message;
+        let nominated = &pod["status"]["nominatedNodeName"];
+        let ends_there = |p: &Arc<Value>| is_going(p) && p["spec"]["nodeName"] == *nominated;
+        let keeps_nomination =
+            pod["spec"]["preemptionPolicy"] == "Never" || self.api.objects("", "pods").iter().any(ends_there);
+        let nominated = if keeps_nomination { nominated.clone() } else { Value::Null };
+        if conditions.iter().any(is_said) && nominated == pod["status"]["nominatedNodeName"] {
             return;
         }
         conditions.retain(|c| c["type"] != "PodScheduled");
         conditions.push(
             json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}),
         );
-        self.api.act("", "pods", at, true, &json!({"status": {"conditions": conditions}}));
+        let status = json!({"conditions": conditions, "nominatedNodeName": nominated});
+        self.api.act("", "pods", at, true, &json!({"status": status}));
     }
 
     fn bind(&self, pod: &Arc<Value>, node: String, claims: &[Arc<Value>]) {
@@ -231,8 +240,10 @@ fn is_reserved(claim: &Value, pod: &Value) -> bool {
 fn reserve_and_bind(api: &FakeApi, pod: &Value, node: &str, to_reserve: &[Key]) {
     let at = key(pod);
     let uid = &pod["metadata"]["uid"];
-    if api.object("", "pods", &at).is_none_or(|p| p["metadata"]["uid"] != *uid) {
-        return;
+    let Some(now) = api.object("", "pods", &at).filter(|p| p["metadata"]["uid"] == *uid) else { return };
+    if now["status"]["nominatedNodeName"] != node {
+        // Whatever becomes of it.
+        api.act("", "pods", &at, true, &json!({"status": {"nominatedNodeName": node}}));
     }
     for claim_at in to_reserve {
         let Some(claim) = api.object(CLAIMS.0, CLAIMS.1, claim_at) else { return };

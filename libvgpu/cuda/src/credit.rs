@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicPtr, AtomicU32, AtomicUsize, Ordering};
 use vgpu_core::compute::estimate::Key;
 use vgpu_core::compute::gate::Loan;
 use vgpu_core::places;
-pub(crate) use vgpu_core::places::FACTOR;
 
 /// Threads that may have credit at once.
 pub(crate) const PLACES: usize = 1 << PLACE_BITS;
@@ -221,7 +220,7 @@ macro_rules! kernel {
             "jmp qword ptr [rip + {real}]",
             "3:",
             "jmp {ask}",
-            factor = const $crate::credit::FACTOR as i32,
+            factor = const ::vgpu_core::places::FACTOR as i32,
             shift = const 32 - $crate::credit::PLACE_BITS - size_of::<$crate::credit::Credit>().trailing_zeros(),
             mask = const ($crate::credit::PLACES - 1) * size_of::<$crate::credit::Credit>(),
             credits = sym $crate::credit::CREDITS,
