@@ -8,7 +8,7 @@ use crate::{Tenant, agrees, used};
 
 /// Places to die at, spread over all instructions.
 const PLACES: u64 = 40;
-const PLACES_LONG: u64 = 2000;
+const PLACES_LONG: u64 = 400;
 
 fn wait(pid: i32) -> anyhow::Result<i32> {
     let mut status = 0;
