@@ -221,16 +221,28 @@ pub async fn settle(client: &Client, claim: &Claim) -> Result<Option<Claim>, Wri
 }
 
 /// Tells where a pod is expected. kube-scheduler tries that node first, and does not have to write it before it binds
-/// (KEP-5278): its own limit of writes per second goes to bindings. Without a node the word is taken back.
+/// (KEP-5278): its own limit of writes per second goes to bindings.
 ///
 /// # Errors
 /// [`WriteError`].
-pub async fn nominate(client: &Client, pod: &Pod, node: Option<&str>) -> Result<(), WriteError> {
+pub async fn nominate(client: &Client, pod: &Pod, node: &str) -> Result<(), WriteError> {
     let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
     // Another pod may have its name by now.
     let patch = Patch::Merge(json!({"metadata": {"uid": pod.uid()}, "status": {"nominatedNodeName": node}}));
     let (name, parameters) = (pod.name_any(), PatchParams::default());
     timed("nominate a node for pod", &path(pod), api.patch_status(&name, &parameters, &patch)).await.map(drop)
+}
+
+/// Takes back where a pod is expected, if nobody wrote to the pod since it was seen so.
+///
+/// # Errors
+/// [`WriteError`]; a pod the scheduler has written to is a conflict: what it nominated may be for room it is making.
+pub async fn forget_nomination(client: &Client, pod: &Pod) -> Result<(), WriteError> {
+    let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
+    let seen = json!({"uid": pod.uid(), "resourceVersion": pod.resource_version()});
+    let patch = Patch::Merge(json!({"metadata": seen, "status": {"nominatedNodeName": null}}));
+    let (name, parameters) = (pod.name_any(), PatchParams::default());
+    timed("forget the node of pod", &path(pod), api.patch_status(&name, &parameters, &patch)).await.map(drop)
 }
 
 /// Takes our gate, and only ours, from a pod; gives the pod as stored. A pod without it is left alone.

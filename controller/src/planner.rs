@@ -80,6 +80,7 @@ pub struct Planner {
     promised: BTreeMap<String, Promise>,
     upkeep: upkeep::Upkeep,
     nominations: nominations::Nominations,
+    reclaiming: reclaiming::Reclaiming,
     /// Whether pods may be evicted for others.
     preemption: bool,
     preempting: preempting::Preempting,
@@ -148,6 +149,7 @@ impl Planner {
             promised: BTreeMap::new(),
             upkeep: upkeep::Upkeep::default(),
             nominations: nominations::Nominations::default(),
+            reclaiming: reclaiming::Reclaiming::default(),
             preemption: false,
             preempting: preempting::Preempting::default(),
             hami_quotas: false,

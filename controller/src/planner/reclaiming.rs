@@ -1,6 +1,6 @@
 //! What is taken back whatever becomes of its pod: allocations nobody will use, and what a GPU was promised and does not have.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,15 @@ const OVERCOMMITTED: Duration = Duration::from_secs(2);
 /// So long an allocation may be without a pod that will use it.
 const UNUSED: Duration = Duration::from_secs(5);
 
+/// What is remembered between passes. Losing it costs time and nothing else.
+#[derive(Default)]
+pub(super) struct Reclaiming {
+    /// Claims (UIDs) nobody will use, since when.
+    unused: HashMap<String, Instant>,
+    /// GPUs promised more than they have, since when.
+    overcommitted: BTreeMap<(String, String), Instant>,
+}
+
 impl Planner {
     /// Allocations nobody has reserved and no pod will use.
     pub(super) fn take_back(&mut self, model: &Model, now: Instant) {
@@ -31,17 +40,17 @@ impl Planner {
         };
         let mut unused: BTreeMap<&String, &Arc<Claim>> = BTreeMap::new();
         unused.extend(model.claims.iter().filter(|(_, claim)| is_unused(claim)));
-        self.upkeep.unused.retain(|uid, _| unused.contains_key(uid));
+        self.reclaiming.unused.retain(|uid, _| unused.contains_key(uid));
         // In the order of their names: the map's own order is another each time.
         let mut unused: Vec<_> = unused.into_iter().collect();
         unused.sort_by_key(|(_, c)| (c.namespace(), c.name_any()));
         for (uid, claim) in unused {
-            let since = *self.upkeep.unused.entry(uid.clone()).or_insert(now);
+            let since = *self.reclaiming.unused.entry(uid.clone()).or_insert(now);
             if now.duration_since(since) < UNUSED {
                 continue;
             }
             // Tried again after another while, if it does not take.
-            self.upkeep.unused.insert(uid.clone(), now);
+            self.reclaiming.unused.insert(uid.clone(), now);
             let (writer, claim) = (self.writer.clone(), claim.clone());
             self.tasks.spawn(async move {
                 match take_back_one(&writer.client, &claim).await {
@@ -60,15 +69,15 @@ impl Planner {
         let found = model.cluster.overcommitted();
         self.writer.metrics.overcommitted.set(found.len() as i64);
         let is_over = |(node, gpu): &(String, String)| found.iter().any(|o| o.node == *node && o.gpu == *gpu);
-        self.upkeep.overcommitted.retain(|key, _| is_over(key));
+        self.reclaiming.overcommitted.retain(|key, _| is_over(key));
         for over in &found {
             let key = (over.node.clone(), over.gpu.clone());
-            let since = *self.upkeep.overcommitted.entry(key.clone()).or_insert(now);
+            let since = *self.reclaiming.overcommitted.entry(key.clone()).or_insert(now);
             if now.saturating_duration_since(since) < OVERCOMMITTED {
                 continue;
             }
             // The next one goes only if what this one held did not help.
-            self.upkeep.overcommitted.insert(key, now + EVICT_AGAIN);
+            self.reclaiming.overcommitted.insert(key, now + EVICT_AGAIN);
             let claims = over.claims.iter().filter_map(|uid| model.claims.get(uid));
             let pods = claims.flat_map(|claim| model.users(claim));
             let waits = |p: &&Arc<Pod>| {

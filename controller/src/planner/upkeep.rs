@@ -1,6 +1,6 @@
 //! What becomes of allocations after they are written: the gate goes, the pod is bound, or the scheduler does not use them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,8 +39,6 @@ pub(super) struct Upkeep {
     resting: HashMap<String, Instant>,
     /// Pod and node: not before, and how often so far.
     penalties: HashMap<(String, String), (Instant, u32)>,
-    /// Claims (UIDs) nobody will use, since when.
-    pub(super) unused: HashMap<String, Instant>,
     /// Pods (UIDs) told to go, and when that is tried again.
     evicted: HashMap<String, Instant>,
     /// Node and claims (UIDs) of pods that were seen allocated and are not bound.
@@ -49,8 +47,6 @@ pub(super) struct Upkeep {
     ungated: HashMap<String, u64>,
     /// Failed writes of a pod in a row.
     failures: HashMap<String, u32>,
-    /// GPUs promised more than they have, since when.
-    pub(super) overcommitted: BTreeMap<(String, String), Instant>,
 }
 
 impl Upkeep {
@@ -119,7 +115,6 @@ impl Upkeep {
         self.unheard.retain(|uid, _| alive.contains(uid.as_str()));
         self.resting.retain(|uid, _| alive.contains(uid.as_str()));
         self.penalties.retain(|(uid, _), _| alive.contains(uid.as_str()));
-        self.unused.retain(|uid, _| alive.contains(uid.as_str()));
         self.evicted.retain(|uid, _| alive.contains(uid.as_str()));
         self.held.retain(|uid, _| alive.contains(uid.as_str()));
         self.failures.retain(|uid, _| alive.contains(uid.as_str()));
@@ -232,19 +227,19 @@ impl Planner {
         let (writer, pod) = (self.writer.clone(), pod.clone());
         self.tasks.spawn(async move {
             let mut failed = false;
-            // The scheduler keeps its room on a node it is nominated to, and takes the name away itself only where it looked
-            // for others to preempt.
-            if pod::nominated(&pod).is_some() && pod::other_scheduler(&pod).is_none() {
-                let done = allocation::nominate(&writer.client, &pod, None).await;
-                failed =
-                    done.inspect_err(|e| tracing::info!(error = %chain(e), "a pod stays nominated")).is_err();
-            }
             for claim in &claims {
                 if let Err(error) = allocation::clear(&writer.client, claim, false).await {
                     failed = true;
                     writer.metrics.failed_writes.inc();
                     tracing::info!(error = %chain(&error), "an allocation was not cleared");
                 }
+            }
+            // The scheduler keeps the pod's room on a node it is nominated to. It takes the name away itself where it looked for
+            // others to preempt; before it has refused the pod it may be about to, and the name is left to it.
+            if pod::is_refused(&pod) && pod::nominated(&pod).is_some() && pod::other_scheduler(&pod).is_none()
+            {
+                let done = allocation::forget_nomination(&writer.client, &pod).await;
+                let _ = done.inspect_err(|e| tracing::info!(error = %chain(e), "a pod stays nominated"));
             }
             let _ = writer.reports.send(Report { pod: uid, failed, ..Report::default() });
         });

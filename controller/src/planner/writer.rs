@@ -121,7 +121,7 @@ impl Writer {
         let told = node.filter(|_| pod::other_scheduler(pod).is_none() && pod::gate_index(pod).is_some());
         if let Some(node) = told.filter(|node| pod::nominated(pod) != Some(*node)) {
             // The scheduler only takes longer without it.
-            if let Err(error) = allocation::nominate(&self.client, pod, Some(node)).await {
+            if let Err(error) = allocation::nominate(&self.client, pod, node).await {
                 tracing::info!(error = %chain(&error), "a pod goes without its node being nominated");
             }
         }

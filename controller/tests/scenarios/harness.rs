@@ -17,7 +17,7 @@ use vgpu_controller::claim::{self, Claim};
 use vgpu_controller::controller::{self, LeaseLost};
 use vgpu_controller::metrics::Metrics;
 use vgpu_controller::pod::Pod;
-use vgpu_fake_api::objects::{Object, class, gpu_node, node};
+use vgpu_fake_api::objects::{Object, class, gpu_node, node, template};
 use vgpu_fake_api::{ClaimController, Connection, FakeApi, Kubelets, Scheduler};
 
 /// Longer than any pause between two writes that belong together, shorter than any timer.
@@ -32,6 +32,13 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
+    /// Two nodes with one T4 each, and a template `share` of half of one.
+    pub(crate) fn of_two_nodes() -> Self {
+        let cluster = Self::with(&[("node-a", 1), ("node-b", 1)]);
+        cluster.api.create(template("share", "7500Mi"));
+        cluster
+    }
+
     /// Nodes of this name with this many T4 each, and the driver's class.
     pub(crate) fn with(nodes: &[(&str, u32)]) -> Self {
         // Shown with RUST_LOG; another test of this program may have set it up already.

@@ -1,8 +1,10 @@
 //! The node a pod has GPUs on, said to kube-scheduler as its nominated node.
 
+use kube::ResourceExt;
 use serde_json::json;
+use vgpu_controller::claim::Claim;
 use vgpu_controller::pod::{gate_index, nominated};
-use vgpu_fake_api::objects::{pod, template};
+use vgpu_fake_api::objects::{plain_pod, pod};
 use vgpu_fake_api::{Call, Fault, Scheduler};
 
 use crate::harness::{Cluster, sleep};
@@ -13,15 +15,9 @@ fn names_node(call: &Call) -> bool {
         && !call.body["status"]["nominatedNodeName"].is_null()
 }
 
-async fn two_nodes() -> Cluster {
-    let cluster = Cluster::with(&[("node-a", 1), ("node-b", 1)]);
-    cluster.api.create(template("share", "7500Mi"));
-    cluster
-}
-
 #[tokio::test(start_paused = true)]
 async fn the_scheduler_finds_a_pod_nominated_to_the_node_it_has_gpus_on() {
-    let cluster = two_nodes().await;
+    let cluster = Cluster::of_two_nodes();
     let controller = cluster.controller().await;
     cluster.scheduler.tell(|s| s.stopped = true);
     cluster.api.create(pod("train", &["share"]));
@@ -42,7 +38,7 @@ async fn the_scheduler_finds_a_pod_nominated_to_the_node_it_has_gpus_on() {
 
 #[tokio::test(start_paused = true)]
 async fn a_nomination_that_is_refused_keeps_no_pod_back() {
-    let cluster = two_nodes().await;
+    let cluster = Cluster::of_two_nodes();
     let controller = cluster.controller().await;
     controller.connection.rule(|call| names_node(call).then_some(Fault::Refuse(403)));
     cluster.api.create(pod("train", &["share"]));
@@ -53,7 +49,7 @@ async fn a_nomination_that_is_refused_keeps_no_pod_back() {
 #[tokio::test(start_paused = true)]
 async fn a_pod_refused_where_it_is_nominated_goes_elsewhere_whether_it_may_preempt_or_not() {
     for policy in ["Never", "PreemptLowerPriority"] {
-        let cluster = two_nodes().await;
+        let cluster = Cluster::of_two_nodes();
         let _controller = cluster.controller().await;
         cluster.scheduler.tell(|s| {
             s.refuses.extend(["node-a".to_owned()]);
@@ -70,7 +66,7 @@ async fn a_pod_refused_where_it_is_nominated_goes_elsewhere_whether_it_may_preem
 
 #[tokio::test(start_paused = true)]
 async fn a_nomination_nobody_ends_for_holds_a_pod_for_half_a_minute() {
-    let cluster = two_nodes().await;
+    let cluster = Cluster::of_two_nodes();
     let _controller = cluster.controller().await;
     cluster.scheduler.tell(|s| s.stopped = true);
     cluster.api.create(pod("train", &["share"]));
@@ -86,8 +82,30 @@ async fn a_nomination_nobody_ends_for_holds_a_pod_for_half_a_minute() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_claim_the_scheduler_cleared_before_it_made_room_comes_back_to_that_node() {
+    let cluster = Cluster::of_two_nodes();
+    let _controller = cluster.controller().await;
+    cluster.scheduler.tell(|s| s.stopped = true);
+    cluster.api.create(pod("train", &["share"]));
+    cluster.idle().await;
+    // First it clears the claim, then it looks for others to preempt, then it says both: the name is there already.
+    let claim = cluster.claims("train")[0].name_any();
+    let cleared = json!({"status": {"allocation": null}});
+    cluster.api.patch::<Claim>("default", &claim, true, &cleared).expect("a right patch");
+    sleep(1).await;
+    assert_eq!(nominated(&cluster.pod("train").expect("it was made")), Some("node-a"));
+    let victim = plain_pod("victim", "100m").set("/spec/nodeName", "node-a");
+    cluster.api.create(victim.set("/metadata/finalizers", json!(["example.com/slow"])));
+    cluster.delete_pod("victim");
+    let condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable"});
+    cluster.patch_pod("train", true, json!({"status": {"conditions": [condition]}}));
+    sleep(5).await;
+    assert_eq!(cluster.allocated("train").as_deref(), Some("node-a"), "others end for it there");
+}
+
+#[tokio::test(start_paused = true)]
 async fn pods_of_other_schedulers_are_not_nominated() {
-    let cluster = two_nodes().await;
+    let cluster = Cluster::of_two_nodes();
     let batch = Scheduler::start_as(&cluster.api, "batch");
     batch.tell(|s| s.stopped = true);
     let controller = cluster.controller().await;

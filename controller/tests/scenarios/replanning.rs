@@ -9,15 +9,9 @@ use vgpu_fake_api::objects::{plain_pod, pod, template};
 
 use crate::harness::{Cluster, is_clean, sleep};
 
-async fn two_nodes() -> Cluster {
-    let cluster = Cluster::with(&[("node-a", 1), ("node-b", 1)]);
-    cluster.api.create(template("share", "7500Mi"));
-    cluster
-}
-
 #[tokio::test(start_paused = true)]
 async fn after_the_scheduler_clears_an_allocation_the_plan_avoids_that_node_and_rests() {
-    let cluster = two_nodes().await;
+    let cluster = Cluster::of_two_nodes();
     let controller = cluster.controller().await;
     cluster.scheduler.tell(|s| s.refuses.extend(["node-a".to_owned()]));
     cluster.api.create(pod("train", &["share"]));
@@ -32,7 +26,7 @@ async fn after_the_scheduler_clears_an_allocation_the_plan_avoids_that_node_and_
 
 #[tokio::test(start_paused = true)]
 async fn a_pod_refused_for_five_seconds_is_planned_elsewhere() {
-    let cluster = two_nodes().await;
+    let cluster = Cluster::of_two_nodes();
     let _controller = cluster.controller().await;
     cluster.scheduler.tell(|s| {
         s.refuses.extend(["node-a".to_owned()]);
@@ -49,7 +43,7 @@ async fn a_pod_refused_for_five_seconds_is_planned_elsewhere() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pod_with_two_claims_that_lost_one_loses_both() {
-    let cluster = two_nodes().await;
+    let cluster = Cluster::of_two_nodes();
     let _controller = cluster.controller().await;
     cluster.scheduler.tell(|s| s.refuses.extend(["node-a".to_owned()]));
     cluster.api.create(pod("train", &["share", "share"]));
@@ -132,7 +126,7 @@ async fn a_nominated_pod_is_planned_on_that_node_only_and_not_penalised() {
 
 #[tokio::test(start_paused = true)]
 async fn a_pod_whose_node_leaves_goes_to_another() {
-    let cluster = two_nodes().await;
+    let cluster = Cluster::of_two_nodes();
     let _controller = cluster.controller().await;
     cluster.scheduler.tell(|s| s.stopped = true);
     cluster.api.create(pod("train", &["share"]));
@@ -146,7 +140,7 @@ async fn a_pod_whose_node_leaves_goes_to_another() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_binding_never_meets_an_allocation_on_another_node() {
-    let cluster = two_nodes().await;
+    let cluster = Cluster::of_two_nodes();
     let _controller = cluster.controller().await;
     // The scheduler decides for node-a and binds a second later; meanwhile the allocation is cleared.
     cluster.scheduler.tell(|s| s.slow = std::time::Duration::from_millis(1000));
@@ -163,7 +157,7 @@ async fn a_slow_binding_never_meets_an_allocation_on_another_node() {
 #[tokio::test(start_paused = true)]
 async fn a_deleted_pod_leaves_nothing_at_any_moment() {
     for millis in [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 20, 100, 3000] {
-        let cluster = two_nodes().await;
+        let cluster = Cluster::of_two_nodes();
         let _controller = cluster.controller().await;
         cluster.api.create(pod("train", &["share"]));
         tokio::time::sleep(std::time::Duration::from_millis(millis)).await;
