@@ -228,7 +228,8 @@ pub async fn settle(client: &Client, claim: &Claim) -> Result<Option<Claim>, Wri
 pub async fn nominate(client: &Client, pod: &Pod, node: &str) -> Result<(), WriteError> {
     let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
     // Another pod may have its name by now.
-    let patch = Patch::Merge(json!({"metadata": {"uid": pod.uid()}, "status": {"nominatedNodeName": node}}));
+    let patch =
+        Patch::Strategic(json!({"metadata": {"uid": pod.uid()}, "status": {"nominatedNodeName": node}}));
     let (name, parameters) = (pod.name_any(), PatchParams::default());
     timed("nominate a node for pod", &path(pod), api.patch_status(&name, &parameters, &patch)).await.map(drop)
 }
@@ -250,20 +251,15 @@ pub async fn forget_nomination(client: &Client, pod: &Pod) -> Result<(), WriteEr
 /// # Errors
 /// [`WriteError`].
 pub async fn ungate(client: &Client, pod: &Pod) -> Result<Option<Pod>, WriteError> {
-    let Some(index) = pod::gate_index(pod) else { return Ok(None) };
-    let at = format!("/spec/schedulingGates/{index}");
-    let patch = json!([
-        {"op": "test", "path": format!("{at}/name"), "value": GATE},
-        {"op": "remove", "path": at},
-    ]);
-    let patch: Patch<Value> = match serde_json::from_value(patch) {
-        Ok(patch) => Patch::Json(patch),
-        Err(error) => unreachable!("a constant JSON patch: {error}"),
-    };
+    if !pod::is_gated(pod) {
+        return Ok(None);
+    }
     let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
-    timed("take the gate from pod", &path(pod), api.patch(&pod.name_any(), &PatchParams::default(), &patch))
-        .await
-        .map(Some)
+    // By its name, wherever in the list it is by now. Another pod may have this one's name.
+    let gates = json!([{"$patch": "delete", "name": GATE}]);
+    let patch = Patch::Strategic(json!({"metadata": {"uid": pod.uid()}, "spec": {"schedulingGates": gates}}));
+    let (name, parameters) = (pod.name_any(), PatchParams::default());
+    timed("take the gate from pod", &path(pod), api.patch(&name, &parameters, &patch)).await.map(Some)
 }
 
 /// Evicts a pod, budgets respected.

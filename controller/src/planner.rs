@@ -50,7 +50,7 @@ const WRITERS: usize = 32;
 /// Pods told at the same time that they are placed.
 const SPEAKERS: usize = 2;
 /// Of its time the planner rests so much for each part it looks and decides, ...
-const IDLE: u32 = 4;
+const IDLE: u32 = 9;
 /// ... but so long at least, in which more may come, and no longer than that.
 const GATHER: (Duration, Duration) = (Duration::from_millis(3), Duration::from_millis(200));
 /// Without any change everything is looked at again after this.

@@ -114,9 +114,9 @@ fn gates(pod: &Pod) -> impl Iterator<Item = &str> {
     gates.iter().map(|g| g.name.as_str())
 }
 
-/// Place of our gate among the pod's gates.
-pub fn gate_index(pod: &Pod) -> Option<usize> {
-    gates(pod).position(|g| g == GATE)
+/// Whether it has our gate.
+pub fn is_gated(pod: &Pod) -> bool {
+    gates(pod).any(|g| g == GATE)
 }
 
 /// Whether somebody else still holds it back.

@@ -215,7 +215,7 @@ impl Planner {
         }
         // Those that have their claims must not hold on to them; those that may run already do.
         for member in gangs.allocated.remove(key).unwrap_or_default() {
-            if pod::gate_index(&member.pod).is_some() {
+            if pod::is_gated(&member.pod) {
                 self.release(&member.pod, now);
             } else {
                 self.keep_up(&member.pod, member.claims, &member.node, now);
@@ -236,7 +236,7 @@ impl Planner {
                 .max()
                 .unwrap_or(0);
             for member in members {
-                if seen >= size || pod::gate_index(&member.pod).is_none() {
+                if seen >= size || !pod::is_gated(&member.pod) {
                     self.keep_up(&member.pod, member.claims, &member.node, now);
                 } else if placed < size {
                     self.release(&member.pod, now);

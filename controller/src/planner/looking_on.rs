@@ -28,7 +28,7 @@ impl Planner {
                 continue;
             }
             // From the time when the controller allocated.
-            if pod::gate_index(pod).is_some() && !self.writing.contains(&pod.uid().unwrap_or_default()) {
+            if pod::is_gated(pod) && !self.writing.contains(&pod.uid().unwrap_or_default()) {
                 self.take_gate(pod, None, now);
             }
             self.say_unheeded(pod, &|class| ours.contains(class));

@@ -135,7 +135,7 @@ impl Planner {
             }
             None => {}
         }
-        if pod::gate_index(pod).is_some() && !pod::has_other_gates(pod) {
+        if pod::is_gated(pod) && !pod::has_other_gates(pod) {
             return self.take_gate(pod, Some(node), now);
         }
         if self.nominations.awaited(pod, now).is_some() {

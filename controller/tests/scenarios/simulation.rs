@@ -279,7 +279,7 @@ async fn history(seed: u64) -> Vec<String> {
         assert!(used, "seed {seed}: nobody uses {}", claim.name_any());
     }
     for pod in cluster.api.all::<Pod>() {
-        let gated = vgpu_controller::pod::gate_index(&pod).is_some();
+        let gated = vgpu_controller::pod::is_gated(&pod);
         let holds = gated && !cluster.gpus(&pod.name_any()).is_empty();
         assert!(!holds, "seed {seed}: {} holds GPUs behind its gate", pod.name_any());
     }
