@@ -66,8 +66,8 @@ async fn measure(plane: &Plane, claims: usize) -> anyhow::Result<Full> {
     pod["spec"]["schedulingGates"] = gate;
     waiting.create(&PostParams::default(), &serde_json::from_value(pod)?).await?;
 
-    let started = Instant::now();
     let controller = plane.controller()?;
+    let started = controller.started;
     let first_write_s = loop {
         let found = api.get("waits").await?;
         if found.status.is_some_and(|s| s.allocation.is_some()) {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
@@ -29,7 +30,10 @@ pub(crate) struct Plane {
 }
 
 /// A controller's process; ends with this.
-pub(crate) struct Controller(Child);
+pub(crate) struct Controller {
+    process: Child,
+    pub(crate) started: Instant,
+}
 
 impl Plane {
     pub(crate) fn start(
@@ -68,7 +72,9 @@ impl Plane {
         command.args([allocator, "--metrics-address=127.0.0.1:18080", "--identity=bench"]);
         command.env("KUBECONFIG", file).env("RUST_LOG", "info").stdin(Stdio::null());
         command.stdout(log.try_clone()?).stderr(log);
-        Ok(Controller(command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?))
+        let started = Instant::now();
+        let process = command.spawn().with_context(|| format!("cannot start {}", self.program.display()))?;
+        Ok(Controller { process, started })
     }
 
     /// Writes the API server has answered for objects of scheduling, whoever sent them: by what was written, as
@@ -134,7 +140,7 @@ fn written(line: &str) -> Option<(String, f64)> {
 impl Controller {
     /// Most memory it has had, in MiB.
     pub(crate) fn rss_mib(&self) -> anyhow::Result<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
         let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).context("no VmHWM")?;
         let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
         Ok(kib / 1024.0)
@@ -144,9 +150,9 @@ impl Controller {
 impl Controller {
     /// Tells it to end, as a kubelet does, and waits until it has.
     pub(crate) fn end(mut self) -> anyhow::Result<()> {
-        let pid = rustix::process::Pid::from_child(&self.0);
+        let pid = rustix::process::Pid::from_child(&self.process);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
-        self.0.wait()?;
+        self.process.wait()?;
         Ok(())
     }
 }
@@ -154,6 +160,6 @@ impl Controller {
 impl Drop for Controller {
     fn drop(&mut self) {
         // It has ended by itself, or ends now; either way nothing is left to do.
-        let _ = self.0.kill().and_then(|()| self.0.wait());
+        let _ = self.process.kill().and_then(|()| self.process.wait());
     }
 }
