@@ -241,7 +241,7 @@ pub async fn nominate(client: &Client, pod: &Pod, node: &str) -> Result<(), Writ
 pub async fn forget_nomination(client: &Client, pod: &Pod) -> Result<(), WriteError> {
     let api: Api<Pod> = Api::namespaced(client.clone(), &pod.namespace().unwrap_or_default());
     let seen = json!({"uid": pod.uid(), "resourceVersion": pod.resource_version()});
-    let patch = Patch::Merge(json!({"metadata": seen, "status": {"nominatedNodeName": null}}));
+    let patch = Patch::Strategic(json!({"metadata": seen, "status": {"nominatedNodeName": null}}));
     let (name, parameters) = (pod.name_any(), PatchParams::default());
     timed("forget the node of pod", &path(pod), api.patch_status(&name, &parameters, &patch)).await.map(drop)
 }

@@ -70,10 +70,15 @@ impl Events {
     /// Gives it back if it is to be said now: it was not the last thing said about the object under that reason, and that
     /// is not too short a while ago. What stays true and is not due is said when it is.
     pub fn due(&self, about: &ObjectReference, saying: Saying, now: Instant) -> Option<Saying> {
+        self.next(about, saying, now, true)
+    }
+
+    fn next(&self, about: &ObjectReference, saying: Saying, now: Instant, calmly: bool) -> Option<Saying> {
         let key = (about.uid.clone().unwrap_or_default(), saying.reason);
         let mut last = self.last();
         let calm = match last.get(&key) {
-            Some(said) if said.note == saying.note || now.duration_since(said.at) < said.calm => return None,
+            Some(said) if said.note == saying.note => return None,
+            Some(said) if calmly && now.duration_since(said.at) < said.calm => return None,
             // A note that was written; one that was not is tried again as calmly as the first.
             Some(said) if !said.note.is_empty() => (said.calm * 2).min(CALM.1),
             _ => CALM.0,
@@ -86,6 +91,13 @@ impl Events {
     /// Says it, if it is due.
     pub async fn say(&self, about: ObjectReference, saying: Saying) {
         if let Some(saying) = self.due(&about, saying, Instant::now()) {
+            self.write(about, saying).await;
+        }
+    }
+
+    /// Says what has happened, however short a while ago something else happened to the object: nobody says it later.
+    pub async fn tell(&self, about: ObjectReference, saying: Saying) {
+        if let Some(saying) = self.next(&about, saying, Instant::now(), false) {
             self.write(about, saying).await;
         }
     }

@@ -352,6 +352,9 @@ impl Store {
             return Err(Refused::conflict(&known.plural, &key.1, why));
         }
         if !meta(&new, "uid").is_empty() && meta(&new, "uid") != meta(&old, "uid") {
+            if form != Form::Put {
+                return Err(Refused::invalid("metadata.uid", "Invalid value: field is immutable"));
+            }
             return Err(Refused::conflict(&known.plural, &key.1, "Precondition failed: UID in precondition"));
         }
         if meta(&new, "name") != key.1 {

@@ -4,12 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{Client, ResourceExt};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::time::Instant;
 
-use super::{WRITERS, version};
+use super::version;
 use crate::allocation::{self, Grant, WriteError};
 use crate::claim::Claim;
 use crate::events::{Events, Saying, reference};
@@ -18,10 +16,6 @@ use crate::pod::{self, Pod};
 
 /// Without an answer to a write it is asked again this often what became of it.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
-/// Good news is held back so long at most, ...
-const HELD_BACK: Duration = Duration::from_secs(30);
-/// ... and it is looked so often whether it still has to be.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// What the tasks that write have in common.
 #[derive(Clone)]
@@ -31,7 +25,7 @@ pub(super) struct Writer {
     pub(super) metrics: Arc<Metrics>,
     pub(super) reports: mpsc::UnboundedSender<Report>,
     pub(super) turns: Arc<Semaphore>,
-    /// For events that may wait, a few at a time.
+    /// For events that may wait: so few at a time that they do not hold up what is written beside them.
     pub(super) calm: Arc<Semaphore>,
     /// The controller ends: what is begun is finished, nothing is begun.
     pub(super) stopping: Arc<AtomicBool>,
@@ -85,21 +79,10 @@ impl Writer {
         if failed {
             return;
         }
-        self.say_calmly(reference(pod), Saying::normal("Placed", note)).await;
-    }
-
-    /// Says what nobody waits for: while pods are written it is held back, since each write costs the API server as much as
-    /// one that a pod waits for; when the controller ends it is not said any more.
-    async fn say_calmly(&self, about: ObjectReference, saying: Saying) {
-        let since = Instant::now();
+        // Good news waits while there is work; when the controller ends it is not told any more.
         let _calm = self.calm.acquire().await;
-        let ends = || self.stopping.load(Ordering::Relaxed);
-        let is_busy = || self.turns.available_permits() < WRITERS;
-        while is_busy() && since.elapsed() < HELD_BACK && !ends() {
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
-        if !ends() {
-            self.events.say(about, saying).await;
+        if !self.stopping.load(Ordering::Relaxed) {
+            self.events.tell(reference(pod), Saying::normal("Placed", note)).await;
         }
     }
 

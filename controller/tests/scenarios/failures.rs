@@ -107,6 +107,21 @@ async fn a_gate_whose_removal_had_no_answer_is_gone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_gate_that_is_taken_late_is_not_taken_from_another_pod_of_that_name() {
+    let (cluster, controller) = one_pod().await;
+    let takes_gate = |c: &Call| c.plural == "pods" && c.subresource.is_empty() && c.verb == Verb::Patch;
+    once(&controller, takes_gate, Fault::TakeLate(Duration::from_secs(4)));
+    cluster.api.create(pod("train", &["share"]));
+    cluster.idle().await;
+    cluster.delete_pod("train");
+    // Its namesake fits nowhere, and so it has to keep its gate.
+    cluster.api.create(template("large", "999999Mi"));
+    cluster.api.create(pod("train", &["large"]));
+    sleep(10).await;
+    assert!(vgpu_controller::pod::is_gated(&cluster.pod("train").expect("it was made")));
+}
+
+#[tokio::test(start_paused = true)]
 async fn watches_that_are_cut_and_too_old_are_begun_anew() {
     let (cluster, controller) = one_pod().await;
     for round in 0..5 {

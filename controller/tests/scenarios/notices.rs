@@ -1,10 +1,8 @@
 //! Events: what is true is said once, and again only when it changes, calmly.
 
-use std::time::Duration;
-
 use serde_json::json;
 use vgpu_fake_api::objects::{pod, template};
-use vgpu_fake_api::{Call, Fault, Verb};
+use vgpu_fake_api::{Fault, Verb};
 
 use crate::harness::{Cluster, sleep};
 
@@ -23,29 +21,6 @@ async fn a_placed_pod_is_told_node_gpus_policies_and_score() {
     sleep(60).await;
     let notes = cluster.notes("train", "Placed");
     assert_eq!(notes, ["node-a: gpu-node-a-0; node Binpack, GPU Binpack, score 0.033"]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn good_news_waits_while_pods_are_written_but_half_a_minute_at_most() {
-    let cluster = Cluster::with(&[("node-a", 4)]);
-    cluster.api.create(template("tiny", "100Mi"));
-    let controller = cluster.controller().await;
-    let slow =
-        |c: &Call| (c.plural == "resourceclaims" && c.verb.writes()).then_some(Duration::from_millis(400));
-    controller.connection.rule(move |call| slow(call).map(Fault::Slow));
-    // One is always under way.
-    for i in 0..80 {
-        cluster.api.create(pod(&format!("p{i}"), &["tiny"]));
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        let told = cluster.notes("p0", "Placed").len();
-        let seconds = i / 2;
-        assert!(told == 0 || seconds >= 30, "told after {seconds} s");
-        assert!(told == 1 || seconds <= 32, "not told after {seconds} s");
-    }
-    sleep(2).await;
-    for i in 0..80 {
-        assert_eq!(cluster.notes(&format!("p{i}"), "Placed").len(), 1, "p{i}");
-    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -39,6 +39,9 @@ async fn a_pod_refused_for_five_seconds_is_planned_elsewhere() {
     assert_eq!(cluster.allocated("train"), None);
     sleep(3).await;
     assert_eq!(cluster.bound("train").as_deref(), Some("node-b"));
+    sleep(20).await;
+    let told = cluster.notes("train", "Placed");
+    assert!(told.len() == 2 && told[0].contains("node-a") && told[1].contains("node-b"), "{told:?}");
 }
 
 #[tokio::test(start_paused = true)]

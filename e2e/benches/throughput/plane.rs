@@ -32,6 +32,7 @@ pub(crate) struct Plane {
 /// A controller's process; ends with this.
 pub(crate) struct Controller {
     process: Child,
+    /// When it was.
     pub(crate) started: Instant,
 }
 
@@ -145,9 +146,7 @@ impl Controller {
         let kib: f64 = line.trim().trim_end_matches("kB").trim().parse()?;
         Ok(kib / 1024.0)
     }
-}
 
-impl Controller {
     /// Tells it to end, as a kubelet does, and waits until it has.
     pub(crate) fn end(mut self) -> anyhow::Result<()> {
         let pid = rustix::process::Pid::from_child(&self.process);

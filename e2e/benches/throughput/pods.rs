@@ -23,8 +23,6 @@ pub(crate) const NAMESPACE: &str = "bench";
 /// Bound before the clock starts, to fill caches.
 const WARM_UP: usize = 20;
 const PATIENCE: Duration = Duration::from_secs(1200);
-/// Without a write for so long none is expected any more; that is not waited for longer than this.
-const SETTLED: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(300));
 
 /// What a measurement gave.
 pub(crate) struct Outcome {
@@ -65,7 +63,9 @@ pub(crate) async fn bind(plane: &Plane, pods: usize) -> anyhow::Result<Outcome> 
     let (before, spent) = (plane.writes()?, plane.processor_seconds()?);
     let (elapsed, mut latencies) = run(&client, "p", pods).await?;
     let seconds = since(&spent, &plane.processor_seconds()?);
-    let kinds = since(&before, &settled(plane).await?);
+    // Events are written a little later.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let kinds = since(&before, &plane.writes()?);
     let writes: f64 = kinds.values().sum();
     eprintln!("    writes per pod: {}", each(&kinds, pods as f64));
     eprintln!("    ms of processor time per pod: {}", each(&seconds, pods as f64 / 1e3));
@@ -80,20 +80,6 @@ pub(crate) async fn bind(plane: &Plane, pods: usize) -> anyhow::Result<Outcome> 
         p99_ms: at(0.99),
         writes_per_pod: writes / pods as f64,
     })
-}
-
-/// All writes, when no more come: events are written later than what they tell of.
-async fn settled(plane: &Plane) -> anyhow::Result<BTreeMap<String, f64>> {
-    let mut last = plane.writes()?;
-    let end = Instant::now() + SETTLED.1;
-    loop {
-        tokio::time::sleep(SETTLED.0).await;
-        let now = plane.writes()?;
-        if now == last || Instant::now() > end {
-            return Ok(now);
-        }
-        last = now;
-    }
 }
 
 /// What came since then.
